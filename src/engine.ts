@@ -1,0 +1,245 @@
+/** Engine: loads a model and denoises for many callers at once over one ModelSession. */
+import { type BackendName, BACKENDS } from "./backend/backend.ts";
+import { EngineError } from "./errors.ts";
+import type { EndFrame, Frame } from "./frame.ts";
+import { type Bundle, loadBundle, type LoadProgress } from "./loader.ts";
+import type { Manifest } from "./manifest.ts";
+import { type GenerateOptions, resolveOptions } from "./options.ts";
+import { openRemoteSession } from "./remote_session.ts";
+import { Scheduler } from "./scheduler.ts";
+import { Sequence } from "./sequence.ts";
+import { type ModelSession, openSession } from "./session.ts";
+import { loadTokenizer, type TextCodec } from "./tokenizer.ts";
+
+/** How an engine is loaded. */
+export interface EngineOptions {
+  /** `auto`: WebGPU where there is a hardware adapter, else WebAssembly. */
+  readonly backend?: "auto" | BackendName;
+  /** Threads of a CPU backend; as many as the machine has, up to 4, unless set. */
+  readonly threads?: number;
+  /** Run the model in a Worker, so that this thread's event loop stays free. On where Workers exist. */
+  readonly worker?: boolean;
+  /** Sequences under way at once. */
+  readonly slots?: number;
+  /** Requests that may wait for their turn. */
+  readonly waiting?: number;
+  /** Folder for downloaded bundles. */
+  readonly cacheDir?: string;
+  readonly onProgress?: (progress: LoadProgress) => void;
+}
+
+/** A generation's options and the signal that ends it. */
+export type RunOptions = GenerateOptions & { readonly signal?: AbortSignal };
+
+/** What the engine is busy with. */
+export interface EngineLoad {
+  readonly running: number;
+  readonly waiting: number;
+  readonly free: number;
+}
+
+/** A loaded model. One loop owns all of its state; every method may be called at any time. */
+export class Engine {
+  #scheduler: Scheduler;
+  #wake: (() => void) | undefined;
+  #closed = false;
+  #loop: Promise<void>;
+
+  /** For tests and embedders with a session of their own; others call {@link loadEngine}. */
+  constructor(
+    readonly manifest: Manifest,
+    readonly codec: TextCodec,
+    readonly session: ModelSession,
+    options: { readonly slots?: number; readonly waiting?: number } = {},
+  ) {
+    this.#scheduler = new Scheduler({
+      slots: options.slots ?? 8,
+      waiting: options.waiting ?? 64,
+      batch: session.batch,
+    }, (slot) => void session.release(slot).catch(() => {})); // a dead session fails the next pass
+    this.#loop = this.#run();
+  }
+
+  /** How many sequences run and wait now. */
+  get load(): EngineLoad {
+    return this.#scheduler.load;
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /**
+   * Denoises behind the token ids of a prompt and yields frames as blocks crystallise.
+   *
+   * Rejections happen in the call itself; the generator throws what happens later. Leaving the generator, or aborting
+   * `options.signal`, ends the work within one forward pass.
+   *
+   * @param prompt token ids, special ones allowed
+   * @throws {EngineError} `invalid_request` | `context_exceeded` | `queue_full` | `engine_closed`
+   */
+  denoise(prompt: readonly number[], options: RunOptions = {}): AsyncGenerator<Frame> {
+    const { signal, ...generate } = options;
+    if (this.#closed) throw new EngineError("engine_closed", "the engine is closed");
+    const { vocabSize } = this.manifest.architecture;
+    const alien = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
+    if (alien !== undefined || prompt.length === 0) {
+      const fact = prompt.length === 0 ? "is empty" : `holds the id ${alien}`;
+      throw new EngineError(
+        "invalid_request",
+        `prompt: ${fact}; ids go from 0 to ${vocabSize - 1}`,
+        {
+          param: "prompt",
+        },
+      );
+    }
+    const resolved = resolveOptions(generate, this.manifest, {
+      promptTokens: prompt.length,
+      randomSeed: crypto.getRandomValues(new Uint32Array(1))[0],
+    });
+    const sequence = new Sequence(prompt, resolved, this.manifest, this.codec);
+    this.#scheduler.add(sequence);
+    this.#wake?.();
+    return this.#read(sequence, signal);
+  }
+
+  /**
+   * Writes behind a text, or between it and `options.suffix`.
+   *
+   * @throws {EngineError} as {@link Engine.denoise}
+   */
+  stream(prompt: string, options: RunOptions = {}): AsyncGenerator<Frame> {
+    return this.denoise(this.encodePrompt(prompt, options.suffix), options);
+  }
+
+  /**
+   * Writes behind a text and resolves to the end frame: text, finish reason, usage, timings.
+   *
+   * @throws {EngineError} as {@link Engine.denoise}, and `cancelled` | `backend_failed`
+   */
+  async generate(prompt: string, options: RunOptions = {}): Promise<EndFrame> {
+    for await (const frame of this.stream(prompt, options)) {
+      if (frame.type === "end") return frame;
+    }
+    throw new EngineError("backend_failed", "the generation ended without an end frame");
+  }
+
+  /** The token ids of a prompt: text that looks like a special token stays text. */
+  encodePrompt(prompt: string, suffix?: string): number[] {
+    const { tokens, infill } = this.manifest;
+    if (prompt.length === 0 && !suffix) {
+      throw new EngineError("invalid_request", "prompt: must not be empty", { param: "prompt" });
+    }
+    const bos = tokens.bos === undefined ? [] : [tokens.bos];
+    if (suffix === undefined) return [...bos, ...this.codec.encode(prompt)];
+    if (infill === undefined) {
+      throw new EngineError("invalid_request", "suffix: this model was not trained to fill in", {
+        param: "suffix",
+      });
+    }
+    return [
+      ...bos,
+      infill.prefix,
+      ...this.codec.encode(prompt),
+      infill.suffix,
+      ...this.codec.encode(suffix),
+      infill.middle,
+    ];
+  }
+
+  /** Ends every generation with `engine_closed` and frees the model. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    const reason = new EngineError("engine_closed", "the engine was closed");
+    for (const sequence of this.#scheduler.all()) sequence.abort(reason);
+    this.#wake?.();
+    await this.#loop;
+    await this.session.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /** The one loop that moves every sequence. */
+  async #run(): Promise<void> {
+    while (!this.#closed) {
+      const sequences = this.#scheduler.next();
+      if (sequences.length === 0) {
+        await new Promise<void>((resolve) => this.#wake = resolve);
+        this.#wake = undefined;
+        continue;
+      }
+      const inputs = sequences.map((sequence) => sequence.input);
+      try {
+        const candidates = await this.session.forward(inputs);
+        sequences.forEach((sequence, i) => sequence.advance(inputs[i], candidates[i]));
+      } catch (error) {
+        for (const sequence of sequences) sequence.abort(error);
+      }
+      this.#scheduler.settle();
+    }
+    this.#scheduler.settle();
+  }
+
+  async *#read(sequence: Sequence, signal: AbortSignal | undefined): AsyncGenerator<Frame> {
+    const leave = () => {
+      sequence.abort(new EngineError("cancelled", "the generation was cancelled"));
+      this.#wake?.();
+    };
+    signal?.addEventListener("abort", leave);
+    if (signal?.aborted) leave();
+    try {
+      yield* sequence.frames.read();
+    } finally {
+      signal?.removeEventListener("abort", leave);
+      leave(); // no effect where it has ended
+    }
+  }
+}
+
+/**
+ * Loads a bundle and opens the first backend that this machine has.
+ *
+ * @param source folder or URL of a bundle (model.json, weights, tokenizer), or a loaded bundle
+ * @throws {EngineError} `bundle_invalid` | `backend_unavailable` | `backend_failed`
+ *
+ * @example
+ * ```ts
+ * import { loadEngine } from "./mod.ts";
+ * await using engine = await loadEngine(new URL("../models/tiny/", import.meta.url));
+ * const { text } = await engine.generate("function isString(", { maxTokens: 24 });
+ * if (typeof text !== "string") throw new Error("no text");
+ * ```
+ */
+export async function loadEngine(
+  source: string | URL | Bundle,
+  options: EngineOptions = {},
+): Promise<Engine> {
+  const bundle = typeof source === "string" || source instanceof URL
+    ? await loadBundle(source, { onProgress: options.onProgress, cacheDir: options.cacheDir })
+    : source;
+  const backend = options.backend ?? "auto";
+  if (backend !== "auto" && !BACKENDS.includes(backend)) {
+    throw new EngineError(
+      "invalid_request",
+      `backend: ${backend} is not one of auto, ${BACKENDS.join(", ")}`,
+      { param: "backend" },
+    );
+  }
+  const cores = globalThis.navigator?.hardwareConcurrency ?? 1;
+  const plan = {
+    manifest: bundle.manifest,
+    weights: bundle.weights,
+    backends: backend === "auto" ? ["webgpu", "wasm"] as const : [backend],
+    options: {
+      threads: options.threads ?? Math.min(4, cores),
+      softwareAdapter: backend === "webgpu",
+    },
+  };
+  const codec = loadTokenizer(bundle.tokenizerJson, bundle.tokenizerConfig);
+  const inWorker = options.worker ?? typeof Worker !== "undefined";
+  const session = await (inWorker ? openRemoteSession(plan) : openSession(plan));
+  return new Engine(bundle.manifest, codec, session, options);
+}

@@ -1,0 +1,31 @@
+/**
+ * Cinnabar: denoise diffusion language models, block by block, from TypeScript.
+ *
+ * @module
+ */
+export {
+  Engine,
+  type EngineLoad,
+  type EngineOptions,
+  loadEngine,
+  type RunOptions,
+} from "./engine.ts";
+export { EngineError, type EngineErrorCode } from "./errors.ts";
+export type {
+  CommitFrame,
+  DraftFrame,
+  EndFrame,
+  FinishReason,
+  Frame,
+  FrameToken,
+  StartFrame,
+  Timings,
+  TokenState,
+  Usage,
+} from "./frame.ts";
+export { type Bundle, loadBundle, type LoadProgress } from "./loader.ts";
+export type { Architecture, Manifest } from "./manifest.ts";
+export { type GenerateOptions, optionEntries, UNMASKING, type Unmasking } from "./options.ts";
+export type { ModelSession } from "./session.ts";
+export { loadTokenizer, type TextCodec, type TextStream } from "./tokenizer.ts";
+export { type BackendName, BACKENDS } from "./backend/backend.ts";
