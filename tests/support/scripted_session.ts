@@ -1,27 +1,217 @@
 /**
- * A ModelSession without weights. What it predicts at a position is a pure function of what a block-causal model may see
- * there: the ids of its own and of earlier blocks, and the position. So cached and uncached runs must agree.
+ * A model without weights: what it predicts is a script, a pure function of what a block-causal model may see. The cached
+ * ids of each slot are kept for real, so a cached run and a naive one agree exactly when the engine feeds both rightly.
  */
 import type { Manifest } from "../../src/manifest.ts";
 import type { Candidates } from "../../src/sampler.ts";
 import type { ForwardInput, ModelSession } from "../../src/session.ts";
 
-/** A manifest for the byte tokenizer: 256 bytes behind 16 special ids. */
-export function testManifest(changes: Partial<Manifest> = {}): Manifest {
-  const file = (path: string) => ({ path, bytes: 1, sha256: "0".repeat(64) });
+/** Specials of the scripted vocabulary; bytes follow from id 16 on (see byte_tokenizer.ts). */
+export const SCRIPTED_TOKENS = { pad: 0, mask: 1, eos: 2, prefix: 3, suffix: 4, middle: 5 };
+const FIRST_BYTE = 16;
+/** 16 specials and 256 bytes. */
+export const SCRIPTED_VOCABULARY = FIRST_BYTE + 256;
+
+/**
+ * Logits over the whole vocabulary for one position.
+ *
+ * @param visibleIds ids from position 0 to the end of the position's own block, masks included
+ * @param position on the canvas
+ */
+export type Script = (visibleIds: readonly number[], position: number) => ArrayLike<number>;
+
+export interface ScriptedOptions {
+  readonly vocabSize?: number;
+  /** Candidates of a row, at most `vocabSize`. */
+  readonly candidates?: number;
+  /** Latency of a pass. Even 0 gives the event loop a turn. */
+  readonly delayMs?: number;
+  /** Sequences of one pass. */
+  readonly batch?: number;
+  readonly script?: Script;
+}
+
+/** A session that counts what it is asked. */
+export interface ScriptedSession extends ModelSession {
+  /** Forward passes so far. */
+  readonly calls: number;
+  /** Rows whose candidates were asked so far. */
+  readonly rows: number;
+  readonly closed: boolean;
+  /** Slots that hold cached ids now. */
+  liveSlots(): number[];
+  /** Cached ids of a slot. */
+  cachedIds(slot: number): readonly number[];
+}
+
+/** Opens a scripted session; without a script it writes printable ASCII with confidences all over (0, 1). */
+export function scriptedSession(options: ScriptedOptions = {}): ScriptedSession {
+  const { vocabSize = SCRIPTED_VOCABULARY, candidates = 64, delayMs = 0, batch = 4 } = options;
+  const script = options.script ?? hashedScript(vocabSize);
+  const cache = new Map<number, number[]>();
+  let calls = 0, rows = 0, running = false, closed = false;
+
+  const one = (input: ForwardInput): Candidates => {
+    check(input, vocabSize, cache.get(input.slot)?.length ?? 0);
+    const { slot, start, ids, blockLength, keep } = input;
+    const canvas = [...cache.get(slot) ?? [], ...ids];
+    const logits = input.rows.map((row) => {
+      const position = start + row;
+      const end = (Math.floor(position / blockLength) + 1) * blockLength;
+      return script(canvas.slice(0, end), position);
+    });
+    if (keep > 0) cache.set(slot, canvas.slice(0, start + keep));
+    rows += input.rows.length;
+    return candidatesOf(logits, candidates);
+  };
+
+  return {
+    description: "a script",
+    backend: "wasm",
+    batch,
+    get calls() {
+      return calls;
+    },
+    get rows() {
+      return rows;
+    },
+    get closed() {
+      return closed;
+    },
+    liveSlots: () => [...cache.keys()],
+    cachedIds: (slot) => cache.get(slot) ?? [],
+    async forward(inputs) {
+      if (closed) throw new Error("forward() on a closed session");
+      if (running) throw new Error("forward() while another pass runs");
+      if (inputs.length === 0 || inputs.length > batch) {
+        throw new RangeError(`${inputs.length} inputs`);
+      }
+      if (new Set(inputs.map(({ slot }) => slot)).size < inputs.length) {
+        throw new RangeError("one slot twice in a pass");
+      }
+      running = true;
+      calls++;
+      try {
+        await new Promise((resolve) => setTimeout(resolve, delayMs));
+        return inputs.map(one);
+      } finally {
+        running = false;
+      }
+    },
+    release(slot) {
+      cache.delete(slot);
+      return Promise.resolve();
+    },
+    close() {
+      closed = true;
+      return Promise.resolve();
+    },
+  };
+}
+
+/** What a real session checks, and that `start` is exactly where the slot's cache ends. */
+function check(input: ForwardInput, vocabSize: number, cached: number): void {
+  const { start, ids, blockLength, keep, rows } = input;
+  if (start !== cached) throw new RangeError(`start ${start}, but ${cached} ids are cached`);
+  if (ids.length === 0 || start % blockLength !== 0) {
+    throw new RangeError(`${ids.length} ids at ${start}`);
+  }
+  if (keep % blockLength !== 0 || keep > ids.length) {
+    throw new RangeError(`cannot keep ${keep} of ${ids.length}`);
+  }
+  if (ids.some((id) => !(id >= 0 && id < vocabSize))) throw new RangeError("alien token id");
+  if (rows.some((row) => !(row >= 0 && row < ids.length))) throw new RangeError("alien row");
+}
+
+/** What the candidate head of the graph computes from whole rows of logits. */
+export function candidatesOf(rows: readonly ArrayLike<number>[], width: number): Candidates {
+  const result = {
+    width,
+    logits: new Float32Array(rows.length * width),
+    ids: new Int32Array(rows.length * width),
+    logSumExp: new Float32Array(rows.length),
+    entropy: new Float32Array(rows.length),
+  };
+  rows.forEach((row, n) => {
+    const logits = Array.from(row);
+    const best = Math.max(...logits);
+    const sum = logits.reduce((total, logit) => total + Math.exp(logit - best), 0);
+    const logSumExp = best + Math.log(sum);
+    result.logSumExp[n] = logSumExp;
+    result.entropy[n] = logits.reduce((total, logit) => {
+      const p = Math.exp(logit - logSumExp);
+      return p > 0 ? total - p * (logit - logSumExp) : total;
+    }, 0);
+    logits.map((logit, id) => ({ logit, id })).sort((a, b) => b.logit - a.logit || a.id - b.id)
+      .slice(0, width).forEach(({ logit, id }, k) => {
+        result.logits[n * width + k] = logit;
+        result.ids[n * width + k] = id;
+      });
+  });
+  return result;
+}
+
+/**
+ * The default script: a hash of all that is visible picks one printable favourite and how sure it is; the rest is noise.
+ *
+ * @param eosChance how often the favourite is the end-of-text token instead
+ */
+export function hashedScript(vocabSize = SCRIPTED_VOCABULARY, eosChance = 0): Script {
+  return (visibleIds, position) => {
+    let state = 2166136261 ^ position;
+    for (const id of visibleIds) state = Math.imul(state ^ id, 16777619); // FNV-1a
+    const random = () => { // mulberry32
+      state = (state + 0x6d2b79f5) | 0;
+      let t = Math.imul(state ^ (state >>> 15), 1 | state);
+      t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+      return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+    };
+    const favourite = random() < eosChance
+      ? SCRIPTED_TOKENS.eos
+      : FIRST_BYTE + 0x20 + Math.floor(random() * 95);
+    const strength = 4 + 8 * random();
+    const logits = new Float32Array(vocabSize);
+    for (let id = 0; id < vocabSize; id++) logits[id] = id < FIRST_BYTE ? -30 : random();
+    logits[favourite] = strength;
+    return logits;
+  };
+}
+
+/** A script that spells out `text` in UTF-8 from position `from` on, then ends; each token with logit `sureness`. */
+export function spellingScript(text: string, from: number, sureness = 12): Script {
+  const bytes = new TextEncoder().encode(text);
+  return (_, position) => {
+    const at = position - from;
+    const id = at >= 0 && at < bytes.length ? FIRST_BYTE + bytes[at] : SCRIPTED_TOKENS.eos;
+    const logits = new Float32Array(SCRIPTED_VOCABULARY);
+    logits[id] = sureness;
+    return logits;
+  };
+}
+
+/** A manifest that fits the scripted session. */
+export function scriptedManifest(options: {
+  readonly contextLength?: number;
+  readonly blockLength?: Manifest["blockLength"];
+  readonly bos?: number;
+  readonly infill?: boolean;
+  readonly vocabSize?: number;
+} = {}): Manifest {
+  const { prefix, suffix, middle, mask, eos, pad } = SCRIPTED_TOKENS;
+  const file = { bytes: 1, sha256: "0".repeat(64) };
   return {
     format: "cinnabar-bundle",
     version: 1,
     name: "scripted",
     architecture: {
       layers: 1,
-      hiddenSize: 32,
+      hiddenSize: 8,
       heads: 2,
       kvHeads: 1,
-      headDim: 16,
-      ffnSize: 32,
-      vocabSize: 272,
-      contextLength: 512,
+      headDim: 4,
+      ffnSize: 8,
+      vocabSize: options.vocabSize ?? SCRIPTED_VOCABULARY,
+      contextLength: options.contextLength ?? 512,
       normEpsilon: 1e-6,
       ropeTheta: 10000,
       qkNorm: true,
@@ -29,141 +219,19 @@ export function testManifest(changes: Partial<Manifest> = {}): Manifest {
       tiedEmbeddings: true,
     },
     dtype: "fp32",
-    tokens: { bos: 0, mask: 2, eos: [0], pad: 1 },
+    tokens: { mask, eos: [eos], pad, ...options.bos === undefined ? {} : { bos: options.bos } },
     noise: "mask",
     attention: "block-causal",
     cache: "block",
     logitShift: 0,
-    blockLength: { default: 16, trained: [4, 8, 16, 32] },
-    infill: { prefix: 5, suffix: 6, middle: 7 },
+    blockLength: options.blockLength ?? { default: 8, trained: [1, 2, 4, 8, 16, 32] },
+    ...options.infill ? { infill: { prefix, suffix, middle } } : {},
     defaults: {},
-    samplePrompts: ["function isString(", "const sum = "],
+    samplePrompts: ["Once upon a time"],
     files: {
-      weights: file("weights.safetensors"),
-      tokenizer: file("tokenizer.json"),
-      tokenizerConfig: file("tokenizer_config.json"),
+      weights: { path: "weights.safetensors", ...file },
+      tokenizer: { path: "tokenizer.json", ...file },
+      tokenizerConfig: { path: "tokenizer_config.json", ...file },
     },
-    ...changes,
   };
-}
-
-/** The logits of the whole vocabulary at `position`, given the ids that it may see. */
-export type Script = (visible: readonly number[], position: number) => Float32Array;
-
-/** A scripted session and what a test may look at. */
-export interface ScriptedSession extends ModelSession {
-  /** Forward passes so far. */
-  readonly calls: number;
-  /** Slots that hold cached ids now. */
-  liveSlots(): number[];
-  /** Makes the next pass fail. */
-  failNext(error: Error): void;
-}
-
-/**
- * @param options.delayMs how long a pass takes
- * @param options.script replaces the hash below
- */
-export function scriptedSession(options: {
-  readonly manifest?: Manifest;
-  readonly candidates?: number;
-  readonly delayMs?: number;
-  readonly batch?: number;
-  readonly script?: Script;
-} = {}): ScriptedSession {
-  const manifest = options.manifest ?? testManifest();
-  const { vocabSize } = manifest.architecture;
-  const width = Math.min(options.candidates ?? 64, vocabSize);
-  const script = options.script ?? hashScript(manifest);
-  const cached = new Map<number, number[]>();
-  let calls = 0;
-  let failure: Error | undefined;
-
-  function answer(input: ForwardInput): Candidates {
-    const { slot, start, ids, blockLength, keep, rows } = input;
-    const past = cached.get(slot) ?? [];
-    if (start > past.length) {
-      throw new RangeError(`slot ${slot} holds ${past.length}, not ${start}`);
-    }
-    const all = [...past.slice(0, start), ...ids];
-    if (keep > 0) cached.set(slot, all.slice(0, start + keep));
-    return toCandidates(
-      rows.map((row) => {
-        const position = start + row;
-        const end = (Math.floor(position / blockLength) + 1) * blockLength;
-        return script(all.slice(0, end), position);
-      }),
-      width,
-    );
-  }
-
-  return {
-    description: "scripted",
-    backend: "wasm",
-    batch: options.batch ?? 4,
-    get calls() {
-      return calls;
-    },
-    liveSlots: () => [...cached.keys()],
-    failNext: (error) => void (failure = error),
-    async forward(inputs) {
-      calls++;
-      await new Promise((resolve) => setTimeout(resolve, options.delayMs ?? 0));
-      if (failure !== undefined) {
-        const error = failure;
-        failure = undefined;
-        throw error;
-      }
-      return inputs.map(answer);
-    },
-    release: (slot) => Promise.resolve(void cached.delete(slot)),
-    close: () => Promise.resolve(cached.clear()),
-  };
-}
-
-/**
- * Printable bytes, sometimes a two-byte character, rarely an end: every logit is a hash of (visible ids, position, token),
- * with one token made likely so that confidences spread from nearly 0 to nearly 1.
- */
-function hashScript(manifest: Manifest): Script {
-  const { vocabSize } = manifest.architecture;
-  return (visible, position) => {
-    let state = 2166136261 ^ position;
-    for (const id of visible) state = Math.imul(state ^ id, 16777619) >>> 0;
-    const next = () => {
-      state = (Math.imul(state ^ (state >>> 15), 0x2c1b3c6d) + 0x9e3779b9) >>> 0;
-      return ((state ^ (state >>> 13)) >>> 0) / 4294967296;
-    };
-    const logits = new Float32Array(vocabSize).map(() => next() * 2);
-    const kind = next();
-    const favourite = kind < 0.02
-      ? manifest.tokens.eos[0]
-      : kind < 0.1
-      ? 16 + 0xc3 + Math.floor(next() * 2) // first byte of a two-byte character
-      : kind < 0.18
-      ? 16 + 0x80 + Math.floor(next() * 64) // a continuation byte, alone or not
-      : 16 + 32 + Math.floor(next() * 95);
-    logits[favourite] += next() * 12;
-    logits[manifest.tokens.mask] = 20 * next(); // must never be taken, however likely
-    return logits;
-  };
-}
-
-function toCandidates(rows: readonly Float32Array[], width: number): Candidates {
-  const logits = new Float32Array(rows.length * width);
-  const ids = new Int32Array(rows.length * width);
-  const logSumExp = new Float32Array(rows.length);
-  const entropy = new Float32Array(rows.length);
-  rows.forEach((row, n) => {
-    const order = [...row.keys()].sort((a, b) => row[b] - row[a] || a - b).slice(0, width);
-    order.forEach((id, k) => {
-      ids[n * width + k] = id;
-      logits[n * width + k] = row[id];
-    });
-    const most = row[order[0]];
-    const lse = most + Math.log(row.reduce((sum, v) => sum + Math.exp(v - most), 0));
-    logSumExp[n] = lse;
-    entropy[n] = row.reduce((sum, v) => sum - Math.exp(v - lse) * (v - lse), 0);
-  });
-  return { width, logits, ids, logSumExp, entropy };
 }
