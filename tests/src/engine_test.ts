@@ -5,13 +5,20 @@ import type { CommitFrame, DraftFrame, EndFrame, Frame } from "../../src/frame.t
 import { type GenerateOptions, resolveOptions, UNMASKING } from "../../src/options.ts";
 import { byteTokenizer } from "../support/byte_tokenizer.ts";
 import { decodeNaively } from "../support/oracle.ts";
-import { scriptedSession, testManifest } from "../support/scripted_session.ts";
+import {
+  hashedScript,
+  SCRIPTED_VOCABULARY,
+  scriptedManifest,
+  scriptedSession,
+  spellingScript,
+} from "../support/scripted_session.ts";
 
-const manifest = testManifest();
+const manifest = scriptedManifest({ bos: 6 });
+const script = hashedScript(SCRIPTED_VOCABULARY, 0.02);
 const { mask, eos } = manifest.tokens;
 
 function openEngine(options: { delayMs?: number; slots?: number; waiting?: number } = {}) {
-  const session = scriptedSession({ manifest, delayMs: options.delayMs });
+  const session = scriptedSession({ script, delayMs: options.delayMs });
   return { session, engine: new Engine(manifest, byteTokenizer(), session, options) };
 }
 
@@ -37,7 +44,7 @@ function resolve(prompt: readonly number[], options: GenerateOptions) {
 for (const unmasking of UNMASKING) {
   Deno.test(`engine equals the naive oracle id by id: ${unmasking}`, async () => {
     const { engine } = openEngine();
-    const oracle = scriptedSession({ manifest });
+    const oracle = scriptedSession({ script });
     const reasons = new Set<string>();
     for (const blockLength of [4, 8, 16, 32]) {
       for (const length of [1, 7, 8, 13, 40]) {
@@ -127,6 +134,23 @@ Deno.test("engine commits text whose concatenation is the final text, and tears 
     assertEquals(end.usage.completionTokens, ids.length);
   }
   await engine.close();
+});
+
+Deno.test("engine spells characters that span tokens and blocks, whatever order they settle in", async () => {
+  const text = "héllo 🙂 wörld – ünïcode ✓";
+  const prompt = promptOf(6);
+  for (const unmasking of UNMASKING) {
+    const session = scriptedSession({ script: spellingScript(text, prompt.length, 3) });
+    const engine = new Engine(manifest, byteTokenizer(), session);
+    const options = { unmasking, blockLength: 4, maxTokens: 100, confidenceThreshold: 0.99 };
+    const frames = await collect(engine.denoise(prompt, options));
+    const end = frames.at(-1) as EndFrame; // the last frame of every finished generation
+    assertEquals([end.text, end.finishReason], [text, "stop"]);
+    for (const frame of frames) {
+      if (frame.type === "commit") assert(!frame.text.includes("\ufffd"), frame.text);
+    }
+    await engine.close();
+  }
 });
 
 Deno.test("engine ends before a stop string, also one that spans blocks", async () => {
@@ -224,7 +248,11 @@ Deno.test("engine queues beyond its slots, refuses beyond its queue, and serves 
 
 Deno.test("engine survives a failing pass: its sequences fail, later ones run", async () => {
   const { engine, session } = openEngine();
-  session.failNext(new EngineError("backend_failed", "device lost"));
+  const forward = session.forward.bind(session);
+  session.forward = () => {
+    session.forward = forward;
+    return Promise.reject(new EngineError("backend_failed", "device lost"));
+  };
   const error = await assertRejects(() => engine.generate("x", { maxTokens: 8 }), EngineError);
   assertEquals(error.code, "backend_failed");
   assert((await engine.generate("x", { maxTokens: 8 })).usage.forwardPasses > 0);
