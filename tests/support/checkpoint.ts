@@ -1,0 +1,104 @@
+/** Small checkpoints in Hugging Face layout, made for tests. */
+import { randomFrom } from "../../src/random.ts";
+import { encodeHeader } from "../../src/safetensors.ts";
+
+const TOKENIZER = {
+  version: "1.0",
+  added_tokens: [{ id: 0, content: "<|endoftext|>", special: true }],
+  model: { type: "BPE", vocab: { "<|endoftext|>": 0 }, merges: [] },
+};
+
+/**
+ * Writes an a2d-qwen3 checkpoint with random F32 weights: 2 layers, 4 / 2 heads of 16, ffn 96, 320 tokens.
+ *
+ * @param options.config changes of config.json; `undefined` removes a field
+ */
+export async function writeCheckpoint(
+  folder: string,
+  options: {
+    readonly shards: number;
+    readonly hidden?: number;
+    readonly config?: Readonly<Record<string, unknown>>;
+  },
+): Promise<void> {
+  const hidden = options.hidden ?? 64, heads = 4, kvHeads = 2, headDim = 16, ffn = 96, vocab = 320;
+  const config = {
+    architectures: ["A2DQwen3LMHeadModel"],
+    model_type: "a2d-qwen3",
+    vocab_size: vocab,
+    hidden_size: hidden,
+    num_hidden_layers: 2,
+    num_attention_heads: heads,
+    num_key_value_heads: kvHeads,
+    head_dim: headDim,
+    intermediate_size: ffn,
+    hidden_act: "silu",
+    rms_norm_eps: 1e-6,
+    rope_theta: 10000,
+    max_position_embeddings: 256,
+    tie_word_embeddings: true,
+    attention_bias: false,
+    mask_token_id: 2,
+    eos_token_id: 0,
+    block_size: 8,
+    ...options.config,
+  };
+  const q = heads * headDim, kv = kvHeads * headDim;
+  const layer = (i: number): [string, number[]][] => [
+    [`model.layers.${i}.input_layernorm.weight`, [hidden]],
+    [`model.layers.${i}.post_attention_layernorm.weight`, [hidden]],
+    [`model.layers.${i}.self_attn.q_proj.weight`, [q, hidden]],
+    [`model.layers.${i}.self_attn.k_proj.weight`, [kv, hidden]],
+    [`model.layers.${i}.self_attn.v_proj.weight`, [kv, hidden]],
+    [`model.layers.${i}.self_attn.o_proj.weight`, [hidden, q]],
+    [`model.layers.${i}.self_attn.q_norm.weight`, [headDim]],
+    [`model.layers.${i}.self_attn.k_norm.weight`, [headDim]],
+    [`model.layers.${i}.mlp.gate_proj.weight`, [ffn, hidden]],
+    [`model.layers.${i}.mlp.up_proj.weight`, [ffn, hidden]],
+    [`model.layers.${i}.mlp.down_proj.weight`, [hidden, ffn]],
+  ];
+  const tensors: [string, number[]][] = [
+    ["model.embed_tokens.weight", [vocab, hidden]],
+    ...layer(0),
+    ...layer(1),
+    ["model.norm.weight", [hidden]],
+  ];
+  const random = randomFrom(11);
+  const data = tensors.map(([, shape]) =>
+    new Float32Array(shape.reduce((a, b) => a * b)).map(() => random() - 0.5)
+  );
+  await Deno.mkdir(folder, { recursive: true });
+  const json = (name: string, value: unknown) =>
+    Deno.writeTextFile(`${folder}/${name}`, JSON.stringify(value));
+  await json("config.json", config);
+  await json("tokenizer.json", TOKENIZER);
+  await json("tokenizer_config.json", { tokenizer_class: "PreTrainedTokenizerFast" });
+  const weightMap: Record<string, string> = {};
+  for (let shard = 0; shard < options.shards; shard++) {
+    const name = options.shards === 1
+      ? "model.safetensors"
+      : `model-${shard + 1}-of-${options.shards}.safetensors`;
+    const mine = tensors.map((_, i) => i).filter((i) => i % options.shards === shard);
+    for (const i of mine) weightMap[tensors[i][0]] = name;
+    const header = encodeHeader(mine.map((i) => {
+      const [tensor, shape] = tensors[i];
+      return { name: tensor, dtype: "F32" as const, shape };
+    }));
+    const parts = [header, ...mine.map((i) => new Uint8Array(data[i].buffer))];
+    const file = await Deno.open(`${folder}/${name}`, { write: true, createNew: true });
+    const writer = file.writable.getWriter();
+    for (const part of parts) await writer.write(part);
+    await writer.close();
+  }
+  if (options.shards > 1) await json("model.safetensors.index.json", { weight_map: weightMap });
+}
+
+/** Copies a checkpoint that has no tokenizer of its own and gives it a placeholder. */
+export async function copyCheckpoint(from: string, to: string): Promise<void> {
+  await Deno.mkdir(to, { recursive: true });
+  for (const name of ["config.json", "generation_config.json", "model.safetensors"]) {
+    await Deno.copyFile(`${from}/${name}`, `${to}/${name}`);
+  }
+  await Deno.writeTextFile(`${to}/tokenizer.json`, JSON.stringify(TOKENIZER));
+  await Deno.writeTextFile(`${to}/tokenizer_config.json`, "{}");
+}
