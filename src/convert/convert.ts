@@ -46,6 +46,7 @@ export interface ConvertOptions {
   readonly target: string;
   readonly dtype: Dtype;
   readonly recipe?: v.InferInput<typeof RecipeSchema>;
+  /** Replace the files of a bundle that is there already. */
   readonly force?: boolean;
   readonly onProgress?: (progress: ConvertProgress) => void;
 }
@@ -97,8 +98,7 @@ export async function convertCheckpoint(options: ConvertOptions): Promise<Manife
       },
     };
     await writeFile(join(partial, "model.json"), JSON.stringify(manifest, null, 2) + "\n");
-    await rm(target, { recursive: true, force: true });
-    await rename(partial, target);
+    await moveInto(partial, target);
     return manifest;
   } finally {
     await checkpoint.close();
@@ -303,6 +303,19 @@ async function describeFile(folder: string, path: string): Promise<BundleFile> {
     await file.close();
   }
   return { path, bytes: (await stat(join(folder, path))).size, sha256: hash.digest("hex") };
+}
+
+/**
+ * Moves a finished bundle into place. Other files of an existing bundle's folder (its card, its recipe) stay; model.json goes
+ * first and comes last, so that a half-replaced bundle is none.
+ */
+async function moveInto(partial: string, target: string): Promise<void> {
+  await mkdir(target, { recursive: true });
+  await rm(join(target, "model.json"), { force: true });
+  const files = (await readdir(partial)).filter((name) => name !== "model.json");
+  for (const name of [...files, "model.json"]) {
+    await rename(join(partial, name), join(target, name));
+  }
 }
 
 async function refuseExisting(target: string, force: boolean): Promise<void> {

@@ -149,7 +149,10 @@ Deno.test("convert replaces a bundle only when forced, and nothing else ever", (
     const options = { source: `${folder}/source`, target: `${folder}/t`, dtype: "fp32" } as const;
     await convertCheckpoint(options);
     await assertRejects(() => convertCheckpoint(options), EngineError, "--force");
+    await Deno.writeTextFile(`${folder}/t/README.md`, "card");
     await convertCheckpoint({ ...options, force: true });
+    await loadBundle(`${folder}/t`);
+    assertEquals(await Deno.readTextFile(`${folder}/t/README.md`), "card");
     await Deno.mkdir(`${folder}/mine`);
     await Deno.writeTextFile(`${folder}/mine/notes.txt`, "keep");
     await assertRejects(
