@@ -102,18 +102,22 @@ export interface TestSocket extends AsyncDisposable {
 export async function openSocket(url: string): Promise<TestSocket> {
   const raw = new WebSocket(url.replace(/^http/, "ws") + "/v1/stream");
   const arrived: AnyFrame[] = [];
-  let wake: (() => void) | undefined;
+  let waiting: (() => void)[] = [];
   let over = false;
+  const wake = () => {
+    for (const resume of waiting) resume();
+    waiting = [];
+  };
   const closed = new Promise<CloseEvent>((resolve) =>
     raw.onclose = (event) => {
       over = true;
-      wake?.();
+      wake();
       resolve(event);
     }
   );
   raw.onmessage = ({ data }) => {
     arrived.push(JSON.parse(data));
-    wake?.();
+    wake();
   };
   await new Promise<void>((resolve, reject) => {
     raw.onopen = () => resolve();
@@ -125,7 +129,7 @@ export async function openSocket(url: string): Promise<TestSocket> {
       const at = arrived.findIndex(wanted);
       if (at >= 0) return arrived.splice(at, 1)[0];
       if (over) throw new Error("the socket has closed");
-      await new Promise<void>((resolve) => wake = resolve);
+      await new Promise<void>((resolve) => waiting.push(resolve));
     }
   };
   return {
