@@ -14,6 +14,8 @@ export interface AppOptions {
   readonly idleTimeout?: number;
   /** Aborted when the server stops: what runs may finish, what is new is refused. */
   readonly stopping?: AbortSignal;
+  /** Holds the open sockets, for a server that waits until they are closed. */
+  readonly sockets?: Set<WebSocket>;
   /** Hears of every failure that is not a caller's fault; the console, unless set. */
   readonly onFault?: (error: unknown) => void;
 }
@@ -29,6 +31,7 @@ export function resolveAppOptions(options: AppOptions): ResolvedAppOptions {
     socketBufferBytes: options.socketBufferBytes ?? 1 << 20,
     idleTimeout: options.idleTimeout ?? 30,
     stopping: options.stopping ?? new AbortController().signal,
+    sockets: options.sockets ?? new Set(),
     onFault: options.onFault ?? ((error) => console.error(error)),
   };
 }

@@ -137,8 +137,10 @@ function attend(socket: WebSocket, engine: Engine, options: ResolvedAppOptions):
   socket.onclose = () => {
     cancelAll();
     drain.close();
+    options.sockets.delete(socket);
     options.stopping.removeEventListener("abort", closeIfStopping);
   };
   socket.onerror = () => {}; // onclose follows and cleans up
+  options.sockets.add(socket);
   options.stopping.addEventListener("abort", closeIfStopping);
 }

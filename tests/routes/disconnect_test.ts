@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { eventually, openServer, post, readEvents } from "../support/serve.ts";
 
-const long = {
+const long = { // 400 passes and more
   prompt: "x",
   max_tokens: 400,
   denoising_steps: 8,
@@ -78,4 +78,21 @@ Deno.test("a client that leaves in the middle of its body is no fault of the ser
   assertEquals(await health.json(), { status: "ok" });
   await new Promise((resolve) => setTimeout(resolve, 30));
   assertEquals(faults, []);
+});
+
+Deno.test("a socket whose client is dead is closed by the ping, and its slots are freed", async () => {
+  await using server = openServer({ delayMs: 20, app: { idleTimeout: 1 } });
+  using connection = await Deno.connect({ port: server.port }); // it will answer no ping
+  const message = JSON.stringify({ type: "generate", id: "a", ...long });
+  await connection.write(
+    new TextEncoder().encode(
+      "GET /v1/stream HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n" +
+        "sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    ),
+  );
+  const head = [0x81, 0x80 | 126, message.length >> 8, message.length & 255, 0, 0, 0, 0];
+  await connection.write(Uint8Array.from([...head, ...new TextEncoder().encode(message)]));
+  await eventually(() => server.engine.load.running === 1, "it runs");
+  await eventually(() => server.engine.load.running === 0, "it was freed", 5000);
+  assert(server.session.calls < 300, "long before its end");
 });
