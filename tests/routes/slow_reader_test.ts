@@ -22,13 +22,24 @@ const STEPS = 240; // one token per step: 240 drafts and commits of up to 128 kB
 
 /** A client on bare TCP: it reads nothing until told to, and then all that comes until `enough`. */
 interface RawClient extends Disposable {
+  /** Whether the server took it. */
+  write(bytes: Uint8Array): Promise<boolean>;
   readAll(enough: (latest: string) => boolean): Promise<Uint8Array>;
 }
 
-async function rawClient(server: TestServer, ...messages: Uint8Array[]): Promise<RawClient> {
+async function rawClient(server: TestServer, first: Uint8Array): Promise<RawClient> {
   const connection = await Deno.connect({ port: server.port });
-  for (const message of messages) await connection.write(message);
+  const write = async (bytes: Uint8Array) => {
+    try {
+      for (let at = 0; at < bytes.length;) at += await connection.write(bytes.subarray(at));
+      return true;
+    } catch {
+      return false; // the server has closed
+    }
+  };
+  await write(first);
   return {
+    write,
     async readAll(enough) {
       const pieces: Uint8Array<ArrayBuffer>[] = [];
       for (let latest = ""; !enough(latest);) {
@@ -48,6 +59,13 @@ function httpRequest(first: string, headers: Record<string, string>, body = ""):
   const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
   return new TextEncoder().encode(`${first}\r\nhost: x\r\n${lines.join("")}\r\n${body}`);
 }
+
+const handshake = httpRequest("GET /v1/stream HTTP/1.1", {
+  connection: "upgrade",
+  upgrade: "websocket",
+  "sec-websocket-version": "13",
+  "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
+});
 
 /** What follows the head of a response. */
 function bodyOf(bytes: Uint8Array): Uint8Array {
@@ -92,16 +110,8 @@ function check(frames: AnyFrame[]): void {
 
 Deno.test("a socket that reads slowly loses drafts, never text, and holds no slot", async () => {
   await using server = openServer({ codec: wide, app: { socketBufferBytes: 100_000 } });
-  using client = await rawClient(
-    server,
-    httpRequest("GET /v1/stream HTTP/1.1", {
-      connection: "upgrade",
-      upgrade: "websocket",
-      "sec-websocket-version": "13",
-      "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
-    }),
-    textFrame(JSON.stringify({ type: "generate", id: "a", ...request })),
-  );
+  using client = await rawClient(server, handshake);
+  await client.write(textFrame(JSON.stringify({ type: "generate", id: "a", ...request })));
   await eventually(() => server.session.calls > 0, "it runs");
   await eventually(() => server.engine.load.running === 0, "it ends though nobody reads", 20_000);
   assertEquals(server.session.calls, STEPS);
@@ -145,4 +155,19 @@ Deno.test("drainOf() keeps nobody waiting once it is closed", async () => {
   drain.close();
   await wait;
   await drain.drained();
+});
+
+Deno.test("a client that asks on and on and reads nothing is closed, and its slots are freed", async () => {
+  const sockets = new Set<WebSocket>();
+  await using server = openServer({
+    delayMs: 20,
+    app: { socketBufferBytes: 10_000, idleTimeout: 1, sockets },
+  });
+  using client = await rawClient(server, handshake);
+  await client.write(textFrame(JSON.stringify({ type: "generate", id: "a", ...request })));
+  const nonsense = new Uint8Array(await new Blob(Array(1000).fill(textFrame("{}"))).arrayBuffer());
+  let open = true;
+  for (let i = 0; i < 500 && open; i++) open = await client.write(nonsense);
+  await eventually(() => sockets.size === 0, "the socket is gone");
+  await eventually(() => server.engine.load.running === 0, "no slot is held");
 });
