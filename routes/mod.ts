@@ -68,6 +68,6 @@ export function createApp(engine: Engine, options: AppOptions = {}): Hono {
     app.all(path, (c) => methodNotAllowed(c.req.method, method === "GET" ? "GET, HEAD" : method));
   }
   app.all("/v1/*", (c) => notFound(c.req.path));
-  app.get("/*", pageRoute);
+  app.get("/*", pageRoute(resolved.page));
   return app;
 }

@@ -12,6 +12,8 @@ export interface AppOptions {
   readonly socketBufferBytes?: number;
   /** Seconds after which a socket that answers no ping is closed. */
   readonly idleTimeout?: number;
+  /** Folder of the page at `/`, with a slash at the end; our own page unless set. */
+  readonly page?: URL;
   /** Aborted when the server stops: what runs may finish, what is new is refused. */
   readonly stopping?: AbortSignal;
   /** Holds the open sockets, for a server that waits until they are closed. */
@@ -30,6 +32,7 @@ export function resolveAppOptions(options: AppOptions): ResolvedAppOptions {
     generationsPerSocket: options.generationsPerSocket ?? 16,
     socketBufferBytes: options.socketBufferBytes ?? 1 << 20,
     idleTimeout: options.idleTimeout ?? 30,
+    page: options.page ?? new URL("./page/", import.meta.url),
     stopping: options.stopping ?? new AbortController().signal,
     sockets: options.sockets ?? new Set(),
     onFault: options.onFault ?? ((error) => console.error(error)),

@@ -1,8 +1,6 @@
-/** GET /: the web page, straight from routes/page/, wherever the app is mounted. */
+/** GET /: the web page, straight from its folder, wherever the app is mounted. */
 import type { MiddlewareHandler } from "hono";
 import { basePath } from "hono/route";
-
-const FOLDER = new URL("./page/", import.meta.url);
 
 /** What the page may consist of. */
 const TYPES: Readonly<Record<string, string>> = {
@@ -31,28 +29,37 @@ const SECURITY = {
   "referrer-policy": "no-referrer",
 };
 
-/** Answers what lies in the folder and leaves every other path to who comes next. */
-export const pageRoute: MiddlewareHandler = async (c, next) => {
-  const base = basePath(c).replace(/\/$/, "");
-  const path = c.req.path.slice(base.length);
-  if (path === "") { // the page's relative URLs need the slash; relative itself, for proxies that cut prefixes
-    return c.redirect(`${base.slice(base.lastIndexOf("/") + 1)}/${new URL(c.req.url).search}`, 302);
-  }
-  const name = path === "/" ? "index.html" : path.slice(1);
-  const type = TYPES[name.slice(name.lastIndexOf(".") + 1)];
-  const plain = /^[\w-][\w.-]*(\/[\w-][\w.-]*)*$/.test(name); // no way out of the folder, no hidden files
-  const content = plain && type !== undefined ? await read(new URL(name, FOLDER)) : undefined;
-  if (content === undefined) return await next();
+/**
+ * Answers what lies in `folder` and leaves every other path to who comes next.
+ *
+ * @param folder ends in a slash
+ */
+export function pageRoute(folder: URL): MiddlewareHandler {
+  return async (c, next) => {
+    const base = basePath(c).replace(/\/$/, "");
+    const path = c.req.path.slice(base.length);
+    if (path === "") { // the page's relative URLs need the slash; relative itself, for proxies that cut prefixes
+      return c.redirect(
+        `${base.slice(base.lastIndexOf("/") + 1)}/${new URL(c.req.url).search}`,
+        302,
+      );
+    }
+    const name = path === "/" ? "index.html" : path.slice(1);
+    const type = TYPES[name.slice(name.lastIndexOf(".") + 1)];
+    const plain = /^[\w-][\w.-]*(\/[\w-][\w.-]*)*$/.test(name) && name.length < 200; // no way out of the folder, no hidden files
+    const content = plain && type !== undefined ? await read(new URL(name, folder)) : undefined;
+    if (content === undefined) return await next();
 
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
-  const etag = `"${digest.subarray(0, 16).toHex()}"`;
-  const headers = { ...SECURITY, "content-type": type, "cache-control": "no-cache", etag };
-  const known = c.req.header("if-none-match")?.split(",").map((tag) =>
-    tag.trim().replace("W/", "")
-  );
-  if (known?.includes(etag)) return new Response(null, { status: 304, headers });
-  return new Response(content, { headers });
-};
+    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
+    const etag = `"${digest.subarray(0, 16).toHex()}"`;
+    const headers = { ...SECURITY, "content-type": type, "cache-control": "no-cache", etag };
+    const known = c.req.header("if-none-match")?.split(",").map((tag) =>
+      tag.trim().replace("W/", "")
+    );
+    if (known?.includes(etag)) return new Response(null, { status: 304, headers });
+    return new Response(content, { headers });
+  };
+}
 
 /** The content of a file, also where the app was imported from a server. */
 async function read(url: URL): Promise<Uint8Array<ArrayBuffer> | undefined> {
@@ -60,9 +67,8 @@ async function read(url: URL): Promise<Uint8Array<ArrayBuffer> | undefined> {
     try {
       return await Deno.readFile(url);
     } catch (error) {
-      if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.IsADirectory) {
-        return;
-      }
+      const { NotFound, IsADirectory, NotADirectory } = Deno.errors;
+      if ([NotFound, IsADirectory, NotADirectory].some((type) => error instanceof type)) return;
       throw error;
     }
   }
