@@ -1,176 +1,151 @@
-/** A Hugging Face checkpoint folder, read by range so that memory never depends on its size. */
+/** A Hugging Face checkpoint folder, read tensor by tensor and row by row: never a whole file in memory. */
+import { type FileHandle, open, readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { EngineError, messageOf } from "../errors.ts";
 import { headerLength, parseHeader, type TensorInfo } from "../safetensors.ts";
 
-/** A JSON object of a checkpoint, not yet understood. */
-export type JsonObject = Readonly<Record<string, unknown>>;
-
-interface Shard {
-  readonly path: string;
-  readonly file: Deno.FsFile;
-}
-
-interface PlacedTensor extends TensorInfo {
-  readonly shard: Shard;
-}
-
-/** An open checkpoint; whoever opened it closes it. */
-export class Checkpoint implements Disposable {
-  constructor(
-    readonly folder: string,
-    /** config.json */
-    readonly config: JsonObject,
-    /** generation_config.json, `{}` where there is none */
-    readonly generationConfig: JsonObject,
-    /** tokenizer.json as it is on disk, and parsed */
-    readonly tokenizer: { readonly bytes: Uint8Array; readonly json: JsonObject },
-    /** tokenizer_config.json, `{}` where there is none */
-    readonly tokenizerConfig: { readonly bytes: Uint8Array; readonly json: JsonObject },
-    readonly tensors: ReadonlyMap<string, PlacedTensor>,
-    readonly shards: readonly Shard[],
-  ) {}
-
-  /**
-   * Reads `length` bytes of a tensor, starting `offset` bytes into it.
-   *
-   * @throws {EngineError} `checkpoint_unsupported` where the file ends before that
-   */
-  async read(name: string, offset: number, length: number): Promise<Uint8Array> {
-    const tensor = this.tensors.get(name);
-    if (tensor === undefined) throw new RangeError(`no tensor ${name}`);
-    return await readAt(tensor.shard, tensor.offset + offset, length);
-  }
-
-  [Symbol.dispose](): void {
-    for (const { file } of this.shards) file.close();
-  }
-}
-
-/** Reads config.json alone: enough to tell whether a checkpoint is of a known family. */
-export async function readConfig(folder: string): Promise<JsonObject> {
-  return (await readJson(folder, "config.json")).json;
+/** An open checkpoint. */
+export interface Checkpoint {
+  /** config.json */
+  readonly config: Readonly<Record<string, unknown>>;
+  /** generation_config.json, empty where there is none. */
+  readonly generationConfig: Readonly<Record<string, unknown>>;
+  /** Bytes of the tokenizer's files, to be copied as they are. */
+  readonly tokenizer: Uint8Array;
+  readonly tokenizerConfig: Uint8Array;
+  /** Names and shapes of every tensor. */
+  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  /** Elements `from` … `from + count` of a tensor (row-major), as float32. */
+  read(name: string, from: number, count: number): Promise<Float32Array>;
+  close(): Promise<void>;
 }
 
 /**
- * Opens a checkpoint folder: config.json, tokenizer.json, and model.safetensors or the shards that
- * model.safetensors.index.json lists.
+ * Opens the checkpoint in `folder`: config.json, model.safetensors or the shards that model.safetensors.index.json names,
+ * tokenizer.json, tokenizer_config.json.
  *
- * @throws {EngineError} `checkpoint_unsupported` naming the file that is missing, broken or cut off
+ * @throws {EngineError} `checkpoint_unsupported`, naming the file that is missing or cannot be read
  */
 export async function openCheckpoint(folder: string): Promise<Checkpoint> {
-  const config = await readConfig(folder);
-  const generationConfig = await readJson(folder, "generation_config.json", {});
-  const tokenizer = await readJson(folder, "tokenizer.json");
-  const tokenizerConfig = await readJson(folder, "tokenizer_config.json", {});
-  const index = await readJson(folder, "model.safetensors.index.json", {});
-  const placement = weightMap(folder, index.json);
+  const bytes = async (file: string, optional = false): Promise<Uint8Array> => {
+    try {
+      return await readFile(join(folder, file));
+    } catch (cause) {
+      if (optional) return new TextEncoder().encode("{}");
+      throw unreadable(folder, file, cause);
+    }
+  };
+  const json = async (file: string, optional = false): Promise<Record<string, unknown>> => {
+    try {
+      return JSON.parse(new TextDecoder().decode(await bytes(file, optional)));
+    } catch (cause) {
+      if (cause instanceof EngineError) throw cause;
+      throw unreadable(folder, file, cause);
+    }
+  };
+  const config = await json("config.json");
+  const generationConfig = await json("generation_config.json", true);
+  const tokenizer = await bytes("tokenizer.json");
+  const tokenizerConfig = await bytes("tokenizer_config.json");
+  const index = await json("model.safetensors.index.json", true);
+  const shards = index.weight_map === undefined
+    ? ["model.safetensors"]
+    : [...new Set(Object.values(index.weight_map as Record<string, string>))].sort(); // by the format
 
-  const shards: Shard[] = [];
+  const handles: FileHandle[] = [];
+  const close = async () => void await Promise.all(handles.map((handle) => handle.close()));
+  const tensors = new Map<string, TensorInfo>();
+  const places = new Map<string, FileHandle>();
   try {
-    const tensors = new Map<string, PlacedTensor>();
-    for (const name of placement?.files ?? ["model.safetensors"]) {
-      const shard = await openShard(folder, name);
-      shards.push(shard);
-      for (const [tensor, info] of await readShardHeader(shard)) {
-        // Files may overlap; the index says which one counts.
-        if (placement === undefined || placement.of.get(tensor) === name) {
-          tensors.set(tensor, { ...info, shard });
-        }
+    for (const shard of shards) {
+      const handle = await open(join(folder, shard)).catch((cause) => {
+        throw unreadable(folder, shard, cause);
+      });
+      handles.push(handle);
+      const { size } = await handle.stat();
+      const length = headerLength(await readExactly(handle, shard, 0, Math.min(8, size)), shard);
+      const header = parseHeader(await readExactly(handle, shard, 8, length), size, shard);
+      for (const [name, info] of header.tensors) {
+        tensors.set(name, info);
+        places.set(name, handle);
       }
     }
-    for (const [tensor, file] of placement?.of ?? []) {
-      if (!tensors.has(tensor)) throw broken(`${folder}/${file}: has no tensor ${tensor}`);
-    }
-    return new Checkpoint(
-      folder,
-      config,
-      generationConfig.json,
-      tokenizer,
-      tokenizerConfig,
-      tensors,
-      shards,
-    );
   } catch (error) {
-    for (const { file } of shards) file.close();
+    await close();
     throw error;
   }
+  return {
+    config,
+    generationConfig,
+    tokenizer,
+    tokenizerConfig,
+    tensors,
+    close,
+    async read(name, from, count) {
+      const info = tensors.get(name);
+      const handle = places.get(name);
+      if (info === undefined || handle === undefined) throw new RangeError(`no tensor ${name}`);
+      const size = elementBytes(name, info);
+      return toFloat32(
+        await readExactly(handle, name, info.offset + from * size, count * size),
+        info.dtype,
+      );
+    },
+  };
 }
 
-/** Which shard holds which tensor, or undefined without an index. */
-function weightMap(folder: string, index: JsonObject) {
-  const map = index.weight_map;
-  if (map === undefined) return undefined;
-  const of = new Map<string, string>();
-  if (typeof map === "object" && map !== null) {
-    for (const [tensor, file] of Object.entries(map)) {
-      if (typeof file !== "string" || !/^[\w.-]+$/.test(file)) {
-        throw broken(
-          `${folder}/model.safetensors.index.json: ${tensor} lies in no plain file name`,
-        );
-      }
-      of.set(tensor, file);
-    }
+function elementBytes(name: string, { dtype }: TensorInfo): number {
+  if (dtype === "F32") return 4;
+  if (dtype === "F16" || dtype === "BF16") return 2;
+  throw new EngineError(
+    "checkpoint_unsupported",
+    `tensor ${name} is ${dtype}; weights must be F32, F16 or BF16`,
+  );
+}
+
+/** Float32 values of little-endian F32, F16 or BF16 bytes. */
+export function toFloat32(bytes: Uint8Array, dtype: string): Float32Array {
+  const { buffer, byteOffset } = bytes;
+  if (dtype === "F32") return new Float32Array(buffer, byteOffset, bytes.length / 4);
+  const halves = new Uint16Array(buffer, byteOffset, bytes.length / 2);
+  if (dtype === "BF16") {
+    const bits = new Uint32Array(halves.length);
+    for (let i = 0; i < halves.length; i++) bits[i] = halves[i] << 16; // the upper half of a float32
+    return new Float32Array(bits.buffer);
   }
-  return { of, files: [...new Set(of.values())].sort() };
+  return Float32Array.from(halves, halfToNumber);
 }
 
-async function openShard(folder: string, name: string): Promise<Shard> {
-  const path = `${folder}/${name}`;
-  try {
-    return { path, file: await Deno.open(path, { read: true }) };
-  } catch (cause) {
-    throw broken(`${path}: cannot be opened (${messageOf(cause)})`, cause);
-  }
+/** IEEE 754 binary16 bits as a number. */
+function halfToNumber(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  if (exponent === 31) return fraction === 0 ? sign * Infinity : NaN;
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
-async function readShardHeader(shard: Shard): Promise<ReadonlyMap<string, TensorInfo>> {
-  const size = (await shard.file.stat()).size;
-  if (size < 8) throw broken(`${shard.path}: has ${size} bytes; a header needs at least 8`);
-  try {
-    const length = headerLength(await readAt(shard, 0, 8), shard.path);
-    return parseHeader(await readAt(shard, 8, length), size, shard.path).tensors;
-  } catch (cause) {
-    if (cause instanceof EngineError && cause.code === "checkpoint_unsupported") throw cause;
-    throw broken(messageOf(cause), cause);
-  }
-}
-
-async function readAt(shard: Shard, offset: number, length: number): Promise<Uint8Array> {
+async function readExactly(handle: FileHandle, name: string, position: number, length: number) {
   const bytes = new Uint8Array(length);
-  await shard.file.seek(offset, Deno.SeekMode.Start);
-  for (let at = 0; at < length;) {
-    const got = await shard.file.read(bytes.subarray(at));
-    if (got === null) {
-      throw broken(`${shard.path}: ends at byte ${offset + at}, needed ${offset + length}`);
+  let done = 0;
+  while (done < length) {
+    const { bytesRead } = await handle.read(bytes, done, length - done, position + done);
+    if (bytesRead === 0) {
+      throw new EngineError(
+        "checkpoint_unsupported",
+        `${name}: the file ends ${length - done} bytes early`,
+      );
     }
-    at += got;
+    done += bytesRead;
   }
   return bytes;
 }
 
-async function readJson(folder: string, name: string, absent?: JsonObject) {
-  const path = `${folder}/${name}`;
-  let bytes: Uint8Array;
-  try {
-    bytes = await Deno.readFile(path);
-  } catch (cause) {
-    if (!(cause instanceof Deno.errors.NotFound) || absent === undefined) {
-      throw broken(`${path}: cannot be read (${messageOf(cause)})`, cause);
-    }
-    bytes = new TextEncoder().encode(JSON.stringify(absent) + "\n");
-  }
-  let json: unknown;
-  try {
-    json = JSON.parse(new TextDecoder().decode(bytes));
-  } catch (cause) {
-    throw broken(`${path}: is not JSON (${messageOf(cause)})`, cause);
-  }
-  if (typeof json !== "object" || json === null || Array.isArray(json)) {
-    throw broken(`${path}: must hold a JSON object`);
-  }
-  return { bytes, json: json as JsonObject }; // an object by the check above; its fields stay unknown
-}
-
-function broken(message: string, cause?: unknown): EngineError {
-  return new EngineError("checkpoint_unsupported", message, { cause });
+function unreadable(folder: string, file: string, cause: unknown): EngineError {
+  return new EngineError(
+    "checkpoint_unsupported",
+    `${folder} is not a checkpoint folder: ${file}: ${messageOf(cause)}`,
+    { cause },
+  );
 }

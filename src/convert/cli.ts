@@ -1,77 +1,103 @@
-/** `deno task convert SOURCE TARGET`: flags and a progress bar around convertCheckpoint(). */
-import { parseArgs } from "@std/cli";
-import * as v from "valibot";
-import { messageOf } from "../errors.ts";
-import { convertCheckpoint, RecipeSchema } from "./convert.ts";
-import { progressPrinter } from "./progress.ts";
+/** `deno task convert SOURCE TARGET`: flags and progress; the work is in convert.ts. */
+import { readFile } from "node:fs/promises";
+import process from "node:process";
+import { parseArgs } from "node:util";
+import { EngineError, messageOf } from "../errors.ts";
+import { convertCheckpoint, type ConvertProgress, type Dtype, DTYPES } from "./convert.ts";
 
-const USAGE = `usage: deno task convert SOURCE TARGET [options]
+const USAGE = `Usage: deno task convert SOURCE TARGET [options]
 
-  SOURCE            folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json)
-  TARGET            folder of the bundle to write
-  --dtype q8|fp32   how the large matrices are stored (default q8)
-  --name NAME       name of the model (default: the folder's)
-  --recipe FILE     JSON with name, addBos, defaults, samplePrompts
-  --force           replace a bundle that stands at TARGET
+  SOURCE            folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json, …)
+  TARGET            folder for the bundle
+  --dtype DTYPE     ${DTYPES.join(" | ")} (default q8)
+  --recipe FILE     JSON: name, defaults, samplePrompts, infill markers
+  --force           replace a bundle that is there already
 `;
 
-/** Runs the command and returns its exit status. */
-export async function main(args: string[]): Promise<number> {
-  const flags = parseArgs(args, {
-    string: ["dtype", "name", "recipe"],
-    boolean: ["force", "help"],
-    default: { dtype: "q8" },
-    unknown: (flag: string) => {
-      if (!flag.startsWith("-")) return true;
-      throw new TypeError(`unknown option ${flag}`);
-    },
-  });
-  const [source, target] = flags._.map(String);
-  if (flags.help) {
+/** Runs the command and resolves to its exit code. */
+async function main(args: string[]): Promise<number> {
+  let parsed;
+  try {
+    parsed = parseArgs({
+      args,
+      allowPositionals: true,
+      options: {
+        dtype: { type: "string", default: "q8" },
+        recipe: { type: "string" },
+        force: { type: "boolean", default: false },
+        help: { type: "boolean", default: false },
+      },
+    });
+  } catch (error) {
+    console.error(`${messageOf(error)}\n\n${USAGE}`);
+    return 2;
+  }
+  const { values, positionals } = parsed;
+  if (values.help) {
     console.log(USAGE);
     return 0;
   }
-  if (source === undefined || target === undefined || flags._.length > 2) {
-    console.error(USAGE);
+  const dtype = DTYPES.find((name) => name === values.dtype);
+  if (positionals.length !== 2 || dtype === undefined) {
+    const fact = dtype === undefined
+      ? `--dtype ${values.dtype} is not one of ${DTYPES.join(", ")}`
+      : "SOURCE and TARGET are needed";
+    console.error(`${fact}\n\n${USAGE}`);
     return 2;
   }
-  if (flags.dtype !== "q8" && flags.dtype !== "fp32") {
-    throw new TypeError(`--dtype must be q8 or fp32, not ${flags.dtype}`);
-  }
-  const recipe = flags.recipe === undefined
-    ? undefined
-    : v.parse(RecipeSchema, JSON.parse(await Deno.readTextFile(flags.recipe)));
-
-  // Ctrl-C ends the conversion the way an error would: without leaving a half bundle.
-  const abort = new AbortController();
-  const interrupt = () => abort.abort(new Error("interrupted"));
-  Deno.addSignalListener("SIGINT", interrupt);
-  const progress = progressPrinter(Deno.stderr, { terminal: Deno.stderr.isTerminal() });
   try {
-    const manifest = await convertCheckpoint({
-      source,
-      target,
-      dtype: flags.dtype,
-      name: flags.name,
-      recipe,
-      force: flags.force,
-      signal: abort.signal,
-      onProgress: progress.update,
-    });
-    progress.end();
-    console.log(`${manifest.name} (${manifest.dtype}) is in ${target}`);
+    await run(positionals[0], positionals[1], dtype, values.recipe, values.force);
     return 0;
-  } finally {
-    progress.end();
-    Deno.removeSignalListener("SIGINT", interrupt);
+  } catch (error) {
+    if (!(error instanceof EngineError)) throw error;
+    console.error(`\n${error.message}`);
+    return 1;
   }
 }
 
-if (import.meta.main) {
-  try {
-    Deno.exitCode = await main(Deno.args);
-  } catch (error) {
-    console.error(`convert: ${messageOf(error)}`);
-    Deno.exitCode = 1;
-  }
+async function run(
+  source: string,
+  target: string,
+  dtype: Dtype,
+  recipeFile: string | undefined,
+  force: boolean,
+): Promise<void> {
+  const recipe = recipeFile === undefined
+    ? undefined
+    : JSON.parse(await readFile(recipeFile, "utf8"));
+  const { architecture, files } = await convertCheckpoint({
+    source,
+    target,
+    dtype,
+    recipe,
+    force,
+    onProgress: progressLine(performance.now()),
+  });
+  const { layers, hiddenSize, vocabSize } = architecture;
+  console.log(
+    `\n${target}: ${dtype}, ${layers} layers of width ${hiddenSize}, ${vocabSize} tokens, ` +
+      `${(files.weights.bytes / 1e6).toFixed(1)} MB of weights`,
+  );
 }
+
+/** A progress bar on a terminal, a line every 10 % elsewhere. */
+function progressLine(started: number): (progress: ConvertProgress) => void {
+  let told = -1;
+  return ({ tensor, bytesWritten, bytesTotal }) => {
+    const share = bytesWritten / bytesTotal;
+    const seconds = (performance.now() - started) / 1000;
+    const left = seconds / share - seconds;
+    const text = `${(share * 100).toFixed(0).padStart(3)} %  ` +
+      `${(bytesWritten / 1e6).toFixed(0)} of ${(bytesTotal / 1e6).toFixed(0)} MB  ` +
+      `${(bytesWritten / 1e6 / seconds).toFixed(0)} MB/s  ${left.toFixed(0)} s left`;
+    if (process.stdout.isTTY) {
+      const bar = "█".repeat(Math.round(share * 24)).padEnd(24, "░");
+      process.stdout.write(`\r${bar} ${text}  ${tensor.padEnd(32).slice(0, 32)}`);
+    } else if (Math.floor(share * 10) > told) {
+      told = Math.floor(share * 10);
+      console.log(text);
+    }
+  };
+}
+
+if (import.meta.main) process.exit(await main(process.argv.slice(2)));

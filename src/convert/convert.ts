@@ -1,284 +1,334 @@
-/** Hugging Face folder -> bundle. The weights are streamed: memory stays at a few megabytes plus one tensor's scales. */
+/** From a Hugging Face checkpoint to a bundle: one pass, row by row, written beside the target and renamed at the end. */
 import { createHash } from "node:crypto";
-import { basename, dirname, resolve } from "node:path";
+import { mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { basename, join, resolve } from "node:path";
 import * as v from "valibot";
 import { EngineError } from "../errors.ts";
-import { type BundleFile, type Manifest, ManifestSchema, parseManifest } from "../manifest.ts";
-import { encodeHeader, tensorBytes } from "../safetensors.ts";
-import { type Checkpoint, openCheckpoint, readConfig } from "./checkpoint.ts";
+import { QUANTIZATION_BLOCK } from "../graph/weights.ts";
 import {
-  applyFamily,
-  type Family,
-  fitsPattern,
-  loadFamilies,
-  matchFamily,
-  sourceName,
-} from "./family.ts";
-import {
-  type BundleTensor,
-  bundleTensors,
-  groupMajorColumns,
-  quantizable,
-  rowRuns,
-  storedTensors,
-} from "./layout.ts";
-import { allFinite, decodeFloats, type FloatDtype, quantizeBlocks } from "./quantize.ts";
+  type Architecture,
+  type BundleFile,
+  type Manifest,
+  ManifestSchema,
+  parseManifest,
+} from "../manifest.ts";
+import { encodeHeader, type SafetensorsDtype, tensorBytes } from "../safetensors.ts";
+import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
+import { describe, type Family, familyOf, loadFamilies } from "./family.ts";
+import { quantize } from "./quantize.ts";
 
-/** Source bytes read at a time. */
-const CHUNK_BYTES = 4 << 20;
+/** Storage forms that convert can write. */
+export const DTYPES = ["q8", "fp32"] as const;
+export type Dtype = typeof DTYPES[number];
 
-/** What a model's own recipe adds to the facts of its checkpoint. */
+/** What a model's maker adds to the facts of the checkpoint. */
 export const RecipeSchema = v.strictObject({
-  name: v.optional(v.string()),
-  /** Whether the model was trained with its beginning token before every text. */
-  addBos: v.optional(v.boolean()),
-  defaults: v.optional(ManifestSchema.entries.defaults),
-  samplePrompts: v.optional(ManifestSchema.entries.samplePrompts),
+  name: v.string(),
+  defaults: v.optional(ManifestSchema.entries.defaults, {}),
+  samplePrompts: v.optional(v.array(v.string()), []),
+  /** Texts of the marker tokens, where the model was trained to fill in. */
+  infill: v.optional(
+    v.strictObject({ prefix: v.string(), suffix: v.string(), middle: v.string() }),
+  ),
 });
 
-/** How the large matrices are stored. */
-export type WeightDtype = Manifest["dtype"];
-
-/** How far a conversion is, in bytes of the weights file. */
+/** How far a conversion has come. */
 export interface ConvertProgress {
   readonly tensor: string;
-  readonly done: number;
-  readonly total: number;
+  readonly bytesWritten: number;
+  readonly bytesTotal: number;
 }
 
-/** What to convert, and how. */
 export interface ConvertOptions {
-  /** Folder of the checkpoint. */
+  /** Checkpoint folder. */
   readonly source: string;
-  /** Folder of the bundle; must not exist, be empty, or (with `force`) be a bundle. */
+  /** Folder of the bundle; must not exist, unless `force` and it is a bundle. */
   readonly target: string;
-  readonly dtype: WeightDtype;
-  /** The bundle's name; by default the recipe's, or else the source folder's. */
-  readonly name?: string | undefined;
-  readonly recipe?: v.InferOutput<typeof RecipeSchema> | undefined;
-  /** Replaces a bundle that stands at `target`. */
-  readonly force?: boolean | undefined;
-  /** Family descriptions to choose from; by default those of models/families. */
-  readonly families?: readonly Family[] | undefined;
-  readonly signal?: AbortSignal | undefined;
-  readonly onProgress?: ((progress: ConvertProgress) => void) | undefined;
+  readonly dtype: Dtype;
+  readonly recipe?: v.InferInput<typeof RecipeSchema>;
+  /** Replace the files of a bundle that is there already. */
+  readonly force?: boolean;
+  readonly onProgress?: (progress: ConvertProgress) => void;
 }
 
-/** A tensor with its source. */
-interface PlannedTensor {
-  readonly tensor: BundleTensor;
-  readonly source: string;
-  readonly dtype: FloatDtype;
-  readonly quantized: boolean;
-}
+/** Elements that are in memory at once, at least one row. */
+const CHUNK_ELEMENTS = 4_194_304;
 
 /**
- * Converts a checkpoint. The bundle is written beside `target` and moved there when it is whole: a run that fails or is
- * aborted leaves nothing behind. The same checkpoint always gives the same bytes.
+ * Converts a checkpoint. The same input gives the same bytes; a failed or interrupted run leaves no bundle.
  *
- * @returns the manifest that was written
- * @throws {EngineError} `checkpoint_unsupported` where the checkpoint is broken or of an unknown kind; `invalid_request`
- * where `target` is taken
+ * @throws {EngineError} `checkpoint_unsupported`, naming the fact that differs and what is supported
  */
 export async function convertCheckpoint(options: ConvertOptions): Promise<Manifest> {
-  const { signal } = options;
   const target = resolve(options.target);
-  const occupied = await inspectTarget(target, options.force ?? false);
-  const families = options.families ?? await loadFamilies();
-  const family = matchFamily(families, await readConfig(options.source));
-  using checkpoint = await openCheckpoint(options.source);
-  const facts = applyFamily(family, checkpoint, { families, addBos: options.recipe?.addBos });
-  const plan = planTensors(family, checkpoint, facts.architecture, options.dtype);
-
-  await Deno.mkdir(dirname(target), { recursive: true });
-  const draft = await Deno.makeTempDir({ dir: dirname(target), prefix: `.${basename(target)}-` });
+  await refuseExisting(target, options.force ?? false);
+  const checkpoint = await openCheckpoint(options.source);
+  const partial = `${target}.partial-${crypto.randomUUID().slice(0, 8)}`;
   try {
-    const weights = await writeWeights(`${draft}/weights.safetensors`, checkpoint, plan, {
-      architecture: facts.architecture,
-      signal,
-      onProgress: options.onProgress,
-    });
-    const manifest = parseManifest({
+    const family = familyOf(checkpoint.config, await loadFamilies());
+    const facts = describe(checkpoint, family);
+    const recipe = v.parse(RecipeSchema, options.recipe ?? { name: basename(target) });
+    const file = (path: string): BundleFile => ({ path, bytes: 1, sha256: "0".repeat(64) });
+    const draft: Manifest = parseManifest({
       format: "cinnabar-bundle",
       version: 1,
-      name: options.name ?? options.recipe?.name ?? basename(resolve(options.source)),
-      architecture: facts.architecture,
+      name: recipe.name,
       dtype: options.dtype,
-      tokens: facts.tokens,
-      ...facts.diffusion,
-      blockLength: facts.blockLength,
-      ...(facts.infill === undefined ? {} : { infill: facts.infill }),
-      defaults: options.recipe?.defaults ?? {},
-      samplePrompts: options.recipe?.samplePrompts ?? [],
+      ...facts,
+      ...(recipe.infill === undefined ? {} : { infill: infillIds(recipe.infill, checkpoint) }),
+      defaults: recipe.defaults,
+      samplePrompts: recipe.samplePrompts,
       files: {
-        weights,
-        tokenizer: await writeFile(draft, "tokenizer.json", checkpoint.tokenizer.bytes),
-        tokenizerConfig: await writeFile(
-          draft,
-          "tokenizer_config.json",
-          checkpoint.tokenizerConfig.bytes,
-        ),
+        weights: file("weights.safetensors"),
+        tokenizer: file("tokenizer.json"),
+        tokenizerConfig: file("tokenizer_config.json"),
       },
     });
-    const json = new TextEncoder().encode(JSON.stringify(manifest, null, 2) + "\n");
-    await writeFile(draft, "model.json", json);
-    await Deno.chmod(draft, 0o755); // temporary folders are private; a bundle is not
-    signal?.throwIfAborted();
-    await moveInto(draft, target, occupied);
+    await mkdir(partial, { recursive: true });
+    await writeFile(join(partial, "tokenizer.json"), checkpoint.tokenizer);
+    await writeFile(join(partial, "tokenizer_config.json"), checkpoint.tokenizerConfig);
+    const plan = planTensors(checkpoint, family, draft.architecture, options.dtype);
+    await writeWeights(join(partial, "weights.safetensors"), checkpoint, plan, options.onProgress);
+    const manifest: Manifest = {
+      ...draft,
+      files: {
+        weights: await describeFile(partial, "weights.safetensors"),
+        tokenizer: await describeFile(partial, "tokenizer.json"),
+        tokenizerConfig: await describeFile(partial, "tokenizer_config.json"),
+      },
+    };
+    await writeFile(join(partial, "model.json"), JSON.stringify(manifest, null, 2) + "\n");
+    await moveInto(partial, target);
     return manifest;
   } finally {
-    await Deno.remove(draft, { recursive: true }).catch((error) => {
-      if (!(error instanceof Deno.errors.NotFound)) throw error; // moved: nothing is left to remove
-    });
+    await checkpoint.close();
+    await rm(partial, { recursive: true, force: true });
   }
 }
 
-/** Pairs every tensor of the bundle with its source, and refuses a checkpoint that has too few or too many. */
+/** One matrix or vector to write: [rows, columns], and where its rows and columns come from. */
+interface TensorPlan {
+  readonly name: string;
+  readonly source: string;
+  readonly rows: number;
+  readonly columns: number;
+  readonly quantized: boolean;
+  readonly isVector: boolean;
+  readonly sourceRow: (row: number) => number;
+  readonly sourceColumn: ((column: number) => number) | undefined;
+}
+
+/** All tensors of the bundle, in the order of the file. */
 function planTensors(
-  family: Family,
   checkpoint: Checkpoint,
-  architecture: Manifest["architecture"],
-  dtype: WeightDtype,
-): PlannedTensor[] {
-  const fail = (param: string, message: string) => {
-    return new EngineError("checkpoint_unsupported", `${checkpoint.folder}: ${message}`, { param });
+  family: Family,
+  a: Architecture,
+  dtype: Dtype,
+): TensorPlan[] {
+  const groups = a.heads / a.kvHeads;
+  /** position in group-major order -> position in the checkpoint's kv-major order */
+  const groupMajor = (index: number): number => {
+    const head = Math.floor(index / a.headDim);
+    const group = Math.floor(head / a.kvHeads), kv = head % a.kvHeads;
+    return (kv * groups + group) * a.headDim + index % a.headDim;
   };
-  const plan = bundleTensors(architecture).map((tensor): PlannedTensor => {
-    const source = sourceName(family, tensor.name);
-    if (source === undefined) {
-      throw fail(tensor.name, `the family names no source for ${tensor.name}`);
+  const same = (index: number) => index;
+  const q = a.heads * a.headDim, kv = a.kvHeads * a.headDim;
+  const shapes: Record<string, readonly [number, number] | readonly [number]> = {
+    "embed.weight": [a.vocabSize, a.hiddenSize],
+    "head.weight": [a.vocabSize, a.hiddenSize],
+    "final_norm": [a.hiddenSize],
+    "attention_norm": [a.hiddenSize],
+    "ffn_norm": [a.hiddenSize],
+    "q_norm": [a.headDim],
+    "k_norm": [a.headDim],
+    "q.weight": [q, a.hiddenSize],
+    "q.bias": [q],
+    "k.weight": [kv, a.hiddenSize],
+    "k.bias": [kv],
+    "v.weight": [kv, a.hiddenSize],
+    "v.bias": [kv],
+    "o.weight": [a.hiddenSize, q],
+    "gate.weight": [a.ffnSize, a.hiddenSize],
+    "up.weight": [a.ffnSize, a.hiddenSize],
+    "down.weight": [a.hiddenSize, a.ffnSize],
+  };
+  const plan = (pattern: string, source: string, layer: number): TensorPlan => {
+    const part = pattern.replace("layers.{i}.", "");
+    const name = pattern.replace("{i}", String(layer));
+    const from = source.replace("{i}", String(layer));
+    const shape = shapes[part];
+    if (shape === undefined) throw new TypeError(`family names the unknown tensor ${pattern}`);
+    const info = checkpoint.tensors.get(from);
+    if (info === undefined) {
+      throw new EngineError("checkpoint_unsupported", `the checkpoint has no tensor ${from}`);
     }
-    const info = checkpoint.tensors.get(source);
-    if (info === undefined) throw fail(source, `tensor ${source} is missing`);
-    if (info.dtype !== "F32" && info.dtype !== "F16" && info.dtype !== "BF16") {
-      throw fail(source, `tensor ${source} is ${info.dtype}; supported: F32, F16, BF16`);
-    }
-    if (info.shape.join() !== tensor.shape.join()) {
-      throw fail(
-        source,
-        `tensor ${source} is [${info.shape}]; config.json implies [${tensor.shape}]`,
+    if (info.shape.join() !== shape.join()) {
+      throw new EngineError(
+        "checkpoint_unsupported",
+        `tensor ${from} has the shape [${info.shape}]; the config asks for [${shape}]`,
       );
     }
-    const quantized = dtype === "q8" && quantizable(tensor) &&
-      !fitsPattern(tensor.name, family.keepFloat);
-    return { tensor, source, dtype: info.dtype, quantized };
-  });
-  // A tensor that nobody reads is a part of the model that would silently be missing.
-  const used = new Set(plan.map((one) => one.source));
-  for (const name of checkpoint.tensors.keys()) {
-    if (!used.has(name) && !fitsPattern(name, family.ignored)) {
-      throw fail(name, `tensor ${name} has no place in this family`);
-    }
-  }
-  return plan;
+    const isVector = shape.length === 1;
+    const columns = isVector ? shape[0] : shape[1];
+    return {
+      name,
+      source: from,
+      rows: isVector ? 1 : shape[0],
+      columns,
+      isVector,
+      quantized: dtype === "q8" && !isVector && columns % QUANTIZATION_BLOCK === 0 &&
+        !family.keepFloat.includes(pattern),
+      sourceRow: part === "q.weight" ? groupMajor : same,
+      sourceColumn: part === "o.weight" || part === "q.bias" ? groupMajor : undefined,
+    };
+  };
+  return Object.entries(family.tensors)
+    .filter(([pattern]) => pattern !== "head.weight" || !a.tiedEmbeddings)
+    .flatMap(([pattern, source]) => {
+      const layers = pattern.includes("{i}") ? a.layers : 1;
+      return Array.from({ length: layers }, (_, layer) => plan(pattern, source, layer));
+    });
 }
 
 async function writeWeights(
   path: string,
   checkpoint: Checkpoint,
-  plan: readonly PlannedTensor[],
-  options: Pick<ConvertOptions, "signal" | "onProgress"> & {
-    readonly architecture: Manifest["architecture"];
-  },
-): Promise<BundleFile> {
-  const stored = plan.flatMap(({ tensor, quantized }) => storedTensors(tensor, quantized));
-  const header = encodeHeader(stored);
-  const total = stored.reduce((sum, one) => sum + tensorBytes(one.dtype, one.shape), header.length);
-  using file = await Deno.open(path, { write: true, createNew: true });
-  const hash = createHash("sha256");
-  let done = 0;
-  const write = async (bytes: Uint8Array, tensor: string) => {
-    options.signal?.throwIfAborted();
-    hash.update(bytes);
-    for (let at = 0; at < bytes.length;) at += await file.write(bytes.subarray(at));
-    done += bytes.length;
-    options.onProgress?.({ tensor, done, total });
-  };
-
-  await write(header, "header");
-  for (const one of plan) {
-    const { name } = one.tensor;
-    const scales: Uint8Array[] = [];
-    for await (const rows of sourceRows(checkpoint, one, options.architecture)) {
-      if (one.quantized) {
-        const quantized = quantizeBlocks(rows);
-        await write(quantized.values, name);
-        scales.push(bytesOf(quantized.scales));
-      } else {
-        await write(bytesOf(rows), name);
-      }
-    }
-    for (const chunk of scales) await write(chunk, name);
-  }
-  await file.syncData();
-  return { path: basename(path), bytes: total, sha256: hash.digest("hex") };
-}
-
-/** A tensor's rows as float32, in the bundle's order, some megabytes at a time. */
-async function* sourceRows(
-  checkpoint: Checkpoint,
-  { tensor, source, dtype }: PlannedTensor,
-  architecture: Manifest["architecture"],
-): AsyncGenerator<Float32Array> {
-  const rowBytes = tensorBytes(dtype, tensor.shape.slice(1));
-  const limit = Math.max(1, Math.floor(CHUNK_BYTES / rowBytes));
-  for (const { start, count } of rowRuns(tensor, architecture, limit)) {
-    const bytes = await checkpoint.read(source, start * rowBytes, count * rowBytes);
-    const rows = decodeFloats(bytes, dtype);
-    if (!allFinite(rows)) {
-      throw new EngineError(
-        "checkpoint_unsupported",
-        `${checkpoint.folder}: tensor ${source} holds values that are not finite`,
-        { param: source },
-      );
-    }
-    yield tensor.order === "query-columns" ? groupMajorColumns(rows, architecture) : rows;
-  }
-}
-
-async function writeFile(folder: string, path: string, bytes: Uint8Array): Promise<BundleFile> {
-  await Deno.writeFile(`${folder}/${path}`, bytes, { createNew: true });
-  return { path, bytes: bytes.length, sha256: createHash("sha256").update(bytes).digest("hex") };
-}
-
-function bytesOf(floats: Float32Array): Uint8Array {
-  return new Uint8Array(floats.buffer, floats.byteOffset, floats.byteLength);
-}
-
-/** Whether something stands at `target` that may be replaced. */
-async function inspectTarget(target: string, force: boolean): Promise<boolean> {
-  const entries: string[] = [];
-  try {
-    for await (const entry of Deno.readDir(target)) entries.push(entry.name);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw new EngineError("invalid_request", `${target} cannot be written to`, {
-      param: "target",
-      cause: error,
+  plan: readonly TensorPlan[],
+  onProgress: ConvertOptions["onProgress"],
+): Promise<void> {
+  const entries = plan.flatMap((tensor) => {
+    const { name, rows, columns, quantized, isVector } = tensor;
+    const entry = (name: string, dtype: SafetensorsDtype, shape: number[]) => ({
+      name,
+      dtype,
+      shape,
     });
+    if (!quantized) return [entry(name, "F32", isVector ? [columns] : [rows, columns])];
+    const blocks = columns / QUANTIZATION_BLOCK;
+    return [
+      entry(name, "U8", [rows, blocks, QUANTIZATION_BLOCK]),
+      entry(name.replace(/weight$/, "scales"), "F32", [rows, blocks]),
+    ];
+  });
+  const header = encodeHeader(entries);
+  const bytesTotal = entries.reduce((sum, e) => sum + tensorBytes(e.dtype, e.shape), header.length);
+  const file = await open(path, "wx");
+  let position = 0, bytesWritten = 0;
+  const write = async (array: Uint8Array | Float32Array, at: number) => {
+    const bytes = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+    for (let done = 0; done < bytes.length;) {
+      done += (await file.write(bytes, done, bytes.length - done, at + done)).bytesWritten;
+    }
+    bytesWritten += bytes.length;
+  };
+  try {
+    await write(header, 0);
+    position = header.length;
+    for (const tensor of plan) {
+      const { rows, columns, quantized } = tensor;
+      const scalesAt = position + rows * columns;
+      const step = Math.max(1, Math.floor(CHUNK_ELEMENTS / columns));
+      for (let row = 0; row < rows; row += step) {
+        const count = Math.min(step, rows - row);
+        const weights = await readRows(checkpoint, tensor, row, count);
+        if (quantized) {
+          const { values, scales } = quantize(weights);
+          await write(values, position + row * columns);
+          await write(scales, scalesAt + row * columns / QUANTIZATION_BLOCK * 4);
+        } else {
+          await write(weights, position + row * columns * 4);
+        }
+        onProgress?.({ tensor: tensor.name, bytesWritten, bytesTotal });
+      }
+      position = quantized
+        ? scalesAt + rows * columns / QUANTIZATION_BLOCK * 4
+        : position + rows * columns * 4;
+    }
+  } finally {
+    await file.close();
   }
-  if (entries.length === 0) return true;
-  const isBundle = entries.includes("model.json");
-  if (isBundle && force) return true;
+}
+
+/** Rows `row` … `row + count` of the bundle's tensor, float32, in the bundle's order. */
+async function readRows(
+  checkpoint: Checkpoint,
+  { source, columns, sourceRow, sourceColumn }: TensorPlan,
+  row: number,
+  count: number,
+): Promise<Float32Array> {
+  const out = new Float32Array(count * columns);
+  for (let i = 0; i < count;) {
+    // rows that lie together in the source are read together
+    const from = sourceRow(row + i);
+    let run = 1;
+    while (i + run < count && sourceRow(row + i + run) === from + run) run++;
+    out.set(await checkpoint.read(source, from * columns, run * columns), i * columns);
+    i += run;
+  }
+  if (sourceColumn === undefined) return out;
+  const permuted = new Float32Array(out.length);
+  for (let i = 0; i < count; i++) {
+    for (let c = 0; c < columns; c++) {
+      permuted[i * columns + c] = out[i * columns + sourceColumn(c)];
+    }
+  }
+  return permuted;
+}
+
+function infillIds(
+  markers: { readonly prefix: string; readonly suffix: string; readonly middle: string },
+  checkpoint: Checkpoint,
+): NonNullable<Manifest["infill"]> {
+  const json = JSON.parse(new TextDecoder().decode(checkpoint.tokenizer));
+  const added: { id: number; content: string }[] = json.added_tokens ?? [];
+  const idOf = (content: string): number => {
+    const token = added.find((token) => token.content === content);
+    if (token !== undefined) return token.id;
+    throw new EngineError("checkpoint_unsupported", `tokenizer.json has no added token ${content}`);
+  };
+  return {
+    prefix: idOf(markers.prefix),
+    suffix: idOf(markers.suffix),
+    middle: idOf(markers.middle),
+  };
+}
+
+async function describeFile(folder: string, path: string): Promise<BundleFile> {
+  const hash = createHash("sha256");
+  const file = await open(join(folder, path));
+  try {
+    for await (const chunk of file.createReadStream({ autoClose: false })) hash.update(chunk);
+  } finally {
+    await file.close();
+  }
+  return { path, bytes: (await stat(join(folder, path))).size, sha256: hash.digest("hex") };
+}
+
+/**
+ * Moves a finished bundle into place. Other files of an existing bundle's folder (its card, its recipe) stay; model.json goes
+ * first and comes last, so that a half-replaced bundle is none.
+ */
+async function moveInto(partial: string, target: string): Promise<void> {
+  await mkdir(target, { recursive: true });
+  await rm(join(target, "model.json"), { force: true });
+  const files = (await readdir(partial)).filter((name) => name !== "model.json");
+  for (const name of [...files, "model.json"]) {
+    await rename(join(partial, name), join(target, name));
+  }
+}
+
+async function refuseExisting(target: string, force: boolean): Promise<void> {
+  const entries: string[] = await readdir(target).catch(() => []); // absent: nothing to refuse
+  if (entries.length === 0) return;
+  const isBundle = entries.includes("model.json") &&
+    (await readFile(join(target, "model.json"), "utf8")).includes('"cinnabar-bundle"');
+  if (isBundle && force) return;
   throw new EngineError(
     "invalid_request",
     isBundle
-      ? `${target} already holds a bundle; --force replaces it`
-      : `${target} is not empty and no bundle; choose another folder`,
+      ? `${target} is a bundle already; --force replaces it`
+      : `${target} is not empty and not a bundle`,
     { param: "target" },
   );
-}
-
-/** Puts the finished folder in its place; what stood there goes only once the new one is there. */
-async function moveInto(draft: string, target: string, occupied: boolean): Promise<void> {
-  if (!occupied) return await Deno.rename(draft, target);
-  const old = `${draft}-old`;
-  await Deno.rename(target, old);
-  try {
-    await Deno.rename(draft, target);
-  } catch (error) {
-    await Deno.rename(old, target);
-    throw error;
-  }
-  await Deno.remove(old, { recursive: true });
 }

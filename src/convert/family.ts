@@ -1,271 +1,142 @@
-/**
- * Families: how the configuration and the tensor names of a kind of checkpoint map to ours. They are data
- * (models/families/*.json); nothing outside src/convert reads them.
- */
+/** Families: how the config and tensor names of a foreign checkpoint map to ours. Data in models/families, applied here. */
+import { readdir, readFile } from "node:fs/promises";
 import * as v from "valibot";
 import { EngineError } from "../errors.ts";
-import { type Architecture, ArchitectureSchema, type Manifest } from "../manifest.ts";
-import type { Checkpoint, JsonObject } from "./checkpoint.ts";
+import type { Manifest } from "../manifest.ts";
+import type { Checkpoint } from "./checkpoint.ts";
 
 const scalar = v.union([v.string(), v.number(), v.boolean(), v.null()]);
-/** FILE.FIELD[.FIELD], FILE being config, generation_config or tokenizer_config. */
-const path = v.pipe(v.string(), v.regex(/^(config|generation_config|tokenizer_config)\.[\w.]+$/));
-const paths = v.array(path);
+const configField = v.string();
 
-/** The first field that is present, or else another fact of the architecture, or else a value. */
-const FieldSchema = v.strictObject({
-  from: paths,
-  same: v.optional(v.string()),
-  value: v.optional(v.union([v.number(), v.boolean()])),
-});
-
-/** Ids under the first field that is present (an id, ids, or a token's text), or else of the first known text. */
-const TokenSchema = v.strictObject({ from: paths, contents: v.array(v.string()) });
-
-const FamilySchema = v.strictObject({
+/** Schema of a file in models/families. */
+export const FamilySchema = v.strictObject({
   modelType: v.string(),
-  architectures: v.pipe(v.array(v.string()), v.minLength(1)),
-  /** Values that the runtime implements. An absent field passes; every element of an array must pass. */
-  facts: v.array(v.strictObject({ field: path, allowed: v.array(scalar) })),
-  architecture: v.strictObject(
-    v.entriesFromList(
-      // the keys of a schema's entries are its field names
-      Object.keys(ArchitectureSchema.entries) as (keyof Architecture)[],
-      FieldSchema,
-    ),
-  ),
-  /** Facts that every checkpoint of the family shares; manifest.ts says which ones the runtime implements. */
-  diffusion: v.strictObject({
-    noise: v.string(),
-    attention: v.string(),
-    cache: v.string(),
-    logitShift: v.number(),
+  architectures: v.array(v.string()),
+  about: v.string(),
+  /** Config fields that must have one of these values where they are present. */
+  requires: v.record(v.string(), v.array(scalar)),
+  /** Our architecture field -> the config's field. */
+  architecture: v.record(v.string(), configField),
+  /** Facts that hold for the whole family. */
+  facts: v.strictObject({
+    qkNorm: v.boolean(),
+    qkvBias: v.boolean(),
+    noise: v.literal("mask"),
+    attention: v.literal("block-causal"),
+    cache: v.literal("block"),
+    logitShift: v.literal(0),
   }),
+  /** Our token -> the field of config.json or generation_config.json. */
   tokens: v.strictObject({
-    mask: TokenSchema,
-    eos: TokenSchema,
-    pad: TokenSchema,
-    /** Used only where the tokenizer's `add_bos_token`, or the recipe, asks for it. */
-    bos: TokenSchema,
+    mask: configField,
+    eos: configField,
+    bos: configField,
+    pad: configField,
   }),
-  blockLength: v.strictObject({ default: paths, trained: paths, value: v.number() }),
-  infill: v.optional(
-    v.strictObject({ prefix: v.string(), suffix: v.string(), middle: v.string() }),
-  ),
-  /** Our tensor name -> theirs; {i} is the layer. */
+  blockLength: v.strictObject({
+    trained: configField,
+    default: configField,
+    /** Where the config says nothing. */
+    fallback: v.number(),
+  }),
+  /** Our tensor -> the checkpoint's; {i} is the layer. */
   tensors: v.record(v.string(), v.string()),
-  /** Their tensors that may be left out (besides those mapped). */
-  ignored: v.array(v.string()),
-  /** Our tensors that q8 leaves in float32. */
+  /** Matrices (our names, {i} for any layer) that are never quantised. */
   keepFloat: v.array(v.string()),
 });
 
-/** One file of models/families. */
+/** One family of checkpoints. */
 export type Family = v.InferOutput<typeof FamilySchema>;
 
-/** Everything that a family tells about one checkpoint, in the manifest's words. */
-export interface CheckpointFacts {
-  readonly architecture: Architecture;
-  readonly diffusion: Family["diffusion"];
-  readonly tokens: Manifest["tokens"];
-  readonly blockLength: Manifest["blockLength"];
-  readonly infill: Manifest["infill"];
-}
+const FAMILIES = new URL("../../models/families/", import.meta.url);
 
-/** The folder of family files that ships with the project. */
-export const FAMILIES = new URL("../../models/families/", import.meta.url);
-
-/** Parses the content of a family file. */
-export function parseFamily(json: unknown, name: string): Family {
-  const result = v.safeParse(FamilySchema, json);
-  if (result.success) return result.output;
-  const issue = result.issues[0];
-  throw new TypeError(`${name}: ${v.getDotPath(issue) ?? "(root)"}: ${issue.message}`);
-}
-
-/** Reads every family file of a folder, in the order of their names. */
+/** Every family under models/families. */
 export async function loadFamilies(folder: URL = FAMILIES): Promise<Family[]> {
-  const names: string[] = [];
-  for await (const entry of Deno.readDir(folder)) {
-    if (entry.name.endsWith(".json")) names.push(entry.name);
-  }
-  return await Promise.all(
-    names.sort().map(async (name) => {
-      return parseFamily(JSON.parse(await Deno.readTextFile(new URL(name, folder))), name);
-    }),
-  );
+  const names = (await readdir(folder)).filter((name) => name.endsWith(".json")).sort();
+  return await Promise.all(names.map(async (name) => {
+    const json = JSON.parse(await readFile(new URL(name, folder), "utf8"));
+    return v.parse(FamilySchema, json);
+  }));
 }
 
 /**
- * The family of a checkpoint: by `model_type`, and by `architectures` where several share one.
+ * The family of a checkpoint: by `architectures` where it names one, else by `model_type`.
  *
- * @throws {EngineError} `checkpoint_unsupported`, listing the supported model types
+ * @throws {EngineError} `checkpoint_unsupported`, listing what is supported
  */
-export function matchFamily(families: readonly Family[], config: JsonObject): Family {
+export function familyOf(config: Checkpoint["config"], families: readonly Family[]): Family {
   const architectures = Array.isArray(config.architectures) ? config.architectures : [];
-  const family = families.find((one) =>
-    one.modelType === config.model_type &&
-    (architectures.length === 0 ||
-      architectures.some((name) => one.architectures.includes(name)))
-  );
-  if (family !== undefined) return family;
-  throw unsupported(
-    families,
-    "config.model_type",
-    `model_type ${show(config.model_type)} with architectures ${show(config.architectures)}`,
-  );
-}
-
-/**
- * Reads a checkpoint's facts.
- *
- * @param options.addBos places the beginning token before every prompt; by default what the tokenizer's configuration says
- * @throws {EngineError} `checkpoint_unsupported` naming the fact, its value and what is supported
- */
-export function applyFamily(
-  family: Family,
-  checkpoint: Checkpoint,
-  options: { readonly families: readonly Family[]; readonly addBos?: boolean | undefined },
-): CheckpointFacts {
-  const look = (field: string) => lookup(checkpoint, field);
-  for (const { field, allowed } of family.facts) {
-    const value = look(field);
-    if (value === undefined) continue;
-    const values = Array.isArray(value) ? value : [value];
-    if (!values.every((one) => allowed.includes(one))) {
-      const wanted = allowed.map(show).join(" or ");
-      throw unsupported(options.families, field, `${field} is ${show(value)} (needs ${wanted})`);
-    }
-  }
-  const missing = (what: string, fields: readonly string[]) =>
-    unsupported(
-      options.families,
-      fields[0],
-      `${what} is missing (looked for ${fields.join(", ")})`,
+  const family = families.find((f) => f.architectures.some((a) => architectures.includes(a))) ??
+    families.find((f) => f.modelType === config.model_type && architectures.length === 0);
+  if (family === undefined) {
+    const known = families.map((f) => `${f.modelType} (${f.architectures.join(", ")})`).join("; ");
+    throw new EngineError(
+      "checkpoint_unsupported",
+      `model_type ${JSON.stringify(config.model_type)} with architectures ` +
+        `${JSON.stringify(config.architectures)} is not supported; supported: ${known}`,
+      { param: "architectures" },
     );
-
-  const found: Record<string, unknown> = {};
-  for (const [name, field] of Object.entries(family.architecture)) {
-    found[name] = firstPresent(look, field.from)?.value ??
-      (field.same === undefined ? undefined : found[field.same]) ?? field.value;
-    if (found[name] === undefined) throw missing(name, field.from);
   }
-  const architecture = v.safeParse(ArchitectureSchema, found);
-  if (!architecture.success) {
-    const issue = architecture.issues[0];
-    const key = v.getDotPath(issue) ?? "";
-    throw unsupported(options.families, key, `${key} is ${show(found[key])}: ${issue.message}`);
-  }
-
-  const vocabulary = tokenIds(checkpoint.tokenizer.json);
-  const ids = (spec: Family["tokens"]["mask"]): number[] => {
-    const at = firstPresent(look, spec.from);
-    const known = spec.contents.find((text) => vocabulary.has(text));
-    const value = at?.value ?? known;
-    return (Array.isArray(value) ? value : [value]).flatMap((one) => {
-      const text = typeof one === "object" && one !== null && "content" in one ? one.content : one;
-      const id = typeof text === "string" ? vocabulary.get(text) : text;
-      return typeof id === "number" ? [id] : [];
-    });
-  };
-  const { tokens, infill } = family;
-  const [mask] = ids(tokens.mask);
-  const eos = ids(tokens.eos);
-  if (mask === undefined) throw missing("the mask token", tokens.mask.from);
-  if (eos.length === 0) throw missing("the end token", tokens.eos.from);
-  const [pad] = ids(tokens.pad);
-  const addBos = options.addBos ?? look("tokenizer_config.add_bos_token") === true;
-  const [bos] = addBos ? ids(tokens.bos) : [];
-  if (addBos && bos === undefined) throw missing("the beginning token", tokens.bos.from);
-
-  return {
-    architecture: architecture.output,
-    diffusion: family.diffusion,
-    tokens: {
-      ...(bos === undefined ? {} : { bos }),
-      mask,
-      eos,
-      ...(pad === undefined ? {} : { pad }),
-    },
-    blockLength: blockLengths(family, look),
-    infill: infill === undefined ? undefined : infillIds(infill, vocabulary),
-  };
-}
-
-/** Fills the layer number into a name pattern of a family. */
-export function sourceName(family: Family, target: string): string | undefined {
-  const layer = /^layers\.(\d+)\./.exec(target)?.[1];
-  const pattern = layer === undefined ? target : target.replace(layer, "{i}");
-  return family.tensors[pattern]?.replace("{i}", layer ?? "");
-}
-
-/** Whether a name fits one of the patterns, {i} being any layer. */
-export function fitsPattern(name: string, patterns: readonly string[]): boolean {
-  return patterns.includes(name) || patterns.includes(name.replace(/\.\d+\./, ".{i}."));
-}
-
-function blockLengths(family: Family, look: (field: string) => unknown): Manifest["blockLength"] {
-  const spec = family.blockLength;
-  const asked = firstPresent(look, spec.default)?.value;
-  const listed = firstPresent(look, spec.trained)?.value;
-  const isLength = (one: unknown): one is number => typeof one === "number";
-  const lengths = Array.isArray(listed) ? listed.filter(isLength) : [];
-  const preferred = isLength(asked) ? asked : lengths.at(-1) ?? spec.value;
-  const trained = [...new Set([...lengths, preferred])].sort((a, b) => a - b);
-  return { default: preferred, trained };
-}
-
-function infillIds(markers: NonNullable<Family["infill"]>, vocabulary: Map<string, number>) {
-  const prefix = vocabulary.get(markers.prefix);
-  const suffix = vocabulary.get(markers.suffix);
-  const middle = vocabulary.get(markers.middle);
-  if (prefix === undefined || suffix === undefined || middle === undefined) return undefined;
-  return { prefix, suffix, middle };
-}
-
-/** Ids of the added tokens of a tokenizer.json by their text. */
-function tokenIds(tokenizer: JsonObject): Map<string, number> {
-  const ids = new Map<string, number>();
-  if (!Array.isArray(tokenizer.added_tokens)) return ids;
-  for (const token of tokenizer.added_tokens) {
-    if (typeof token?.content === "string" && typeof token.id === "number") {
-      ids.set(token.content, token.id);
+  for (const [field, allowed] of Object.entries(family.requires)) {
+    const value = config[field];
+    if (value !== undefined && !(allowed as unknown[]).includes(value)) {
+      throw new EngineError(
+        "checkpoint_unsupported",
+        `config.json: ${field} is ${
+          JSON.stringify(value)
+        }; ${family.modelType} is supported with ` +
+          allowed.map((a) => JSON.stringify(a)).join(" or "),
+        { param: field },
+      );
     }
   }
-  return ids;
+  return family;
 }
 
-function firstPresent(look: (field: string) => unknown, fields: readonly string[]) {
-  for (const field of fields) {
-    const value = look(field);
-    if (value !== undefined && value !== null) return { field, value };
+/** What the manifest takes from the checkpoint's configs. */
+export type Described = Pick<
+  Manifest,
+  "architecture" | "tokens" | "noise" | "attention" | "cache" | "logitShift" | "blockLength"
+>;
+
+/** Reads a checkpoint's facts through its family; parseManifest checks the result. */
+export function describe(checkpoint: Checkpoint, family: Family): Described {
+  const { config, generationConfig } = checkpoint;
+  const { qkNorm, qkvBias, ...facts } = family.facts;
+  const lookUp = (field: string): unknown => config[field] ?? generationConfig[field] ?? undefined;
+  const architecture: Record<string, unknown> = { qkNorm, qkvBias };
+  for (const [ours, field] of Object.entries(family.architecture)) {
+    if (config[field] === undefined) {
+      throw new EngineError("checkpoint_unsupported", `config.json has no field ${field}`, {
+        param: field,
+      });
+    }
+    architecture[ours] = config[field];
   }
-  return undefined;
-}
-
-function lookup(checkpoint: Checkpoint, field: string): unknown {
-  const [file, ...keys] = field.split(".");
-  let at: unknown = file === "config"
-    ? checkpoint.config
-    : file === "generation_config"
-    ? checkpoint.generationConfig
-    : checkpoint.tokenizerConfig.json;
-  for (const key of keys) {
-    if (typeof at !== "object" || at === null) return undefined;
-    at = (at as JsonObject)[key]; // an object by the check above
+  const mask = lookUp(family.tokens.mask);
+  if (mask === undefined) {
+    throw new EngineError(
+      "checkpoint_unsupported",
+      `neither config.json nor generation_config.json names ${family.tokens.mask}`,
+      { param: family.tokens.mask },
+    );
   }
-  return at;
-}
-
-function unsupported(families: readonly Family[], param: string, fact: string): EngineError {
-  const types = families.map((family) => family.modelType).join(", ");
-  return new EngineError(
-    "checkpoint_unsupported",
-    `this checkpoint is not supported: ${fact}; supported model types: ${types}`,
-    { param },
-  );
-}
-
-function show(value: unknown): string {
-  return value === undefined ? "absent" : JSON.stringify(value);
+  const tokenizerConfig = JSON.parse(new TextDecoder().decode(checkpoint.tokenizerConfig));
+  const eos = lookUp(family.tokens.eos);
+  const blockLength = lookUp(family.blockLength.default) ?? family.blockLength.fallback;
+  const tokens: Record<string, unknown> = {
+    mask,
+    eos: Array.isArray(eos) ? eos : [eos],
+    pad: lookUp(family.tokens.pad),
+  };
+  if (tokenizerConfig.add_bos_token === true) tokens.bos = lookUp(family.tokens.bos);
+  return {
+    ...facts,
+    architecture,
+    tokens,
+    blockLength: {
+      default: blockLength,
+      trained: lookUp(family.blockLength.trained) ?? [blockLength],
+    },
+  } as Described; // checked against the manifest's schema by the caller
 }

@@ -1,102 +1,48 @@
-/** Numbers on their way into a bundle: decoding of 16-bit floats, block-wise 8-bit quantisation. */
+/** Block-wise 8-bit weights: the form in which bundles store large matrices. */
 import { QUANTIZATION_BLOCK, ZERO_POINT } from "../graph/weights.ts";
 
-/** Source element types that convert reads. */
-export type FloatDtype = "F32" | "F16" | "BF16";
-
-/** Adding and subtracting it rounds a double of moderate size to a whole number, half to even. */
-const ROUNDER = 1.5 * 2 ** 52;
-
-let halfTable: Float32Array | undefined; // written once by decodeFloats(), then read only
-
-/**
- * The float32 values of little-endian bytes. Exact: every F16 and BF16 number is a float32.
- *
- * @param bytes starts at offset 0 of its buffer, or at a multiple of the element size
- *
- * @example
- * ```ts
- * import { decodeFloats } from "./quantize.ts";
- * const [one] = decodeFloats(new Uint8Array([0x80, 0x3f]), "BF16");
- * if (one !== 1) throw new Error("unreachable");
- * ```
- */
-export function decodeFloats(bytes: Uint8Array, dtype: FloatDtype): Float32Array {
-  if (dtype === "F32") {
-    return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
-  }
-  const words = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2);
-  const out = new Float32Array(words.length);
-  if (dtype === "BF16") {
-    const bits = new Uint32Array(out.buffer); // bfloat16 is the upper half of a float32
-    for (let i = 0; i < words.length; i++) bits[i] = words[i] << 16;
-    return out;
-  }
-  const table = halfTable ??= Float32Array.from({ length: 65536 }, (_, bits) => halfToFloat(bits));
-  for (let i = 0; i < words.length; i++) out[i] = table[words[i]];
-  return out;
-}
-
-/** IEEE 754 binary16, given as its 16 bits. */
-function halfToFloat(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 0x1f;
-  const fraction = bits & 0x3ff;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  if (exponent === 31) return fraction ? NaN : sign * Infinity;
-  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
-}
-
-/** A quantised run of values: `values` U8 (value + 128), one float32 scale per 32 values. */
+/** Values of a quantised matrix and the scale of each block of {@link QUANTIZATION_BLOCK} of them. */
 export interface Quantized {
+  /** value + 128, one byte each */
   readonly values: Uint8Array;
   readonly scales: Float32Array;
 }
 
 /**
- * Symmetric 8-bit quantisation in blocks of 32: scale = absmax / 127, values rounded half to even. The error of a value
- * is at most half a scale (plus float32 rounding). A block of zeros gets scale 0.
+ * Quantises row-major weights, symmetric, scale = largest magnitude / 127, rounded half to even.
  *
- * @param data finite values; their number is a multiple of 32, and no block straddles a row
+ * @param weights whose length is a multiple of the block, with no block across two rows
  *
  * @example
  * ```ts
- * import { quantizeBlocks } from "./quantize.ts";
- * const { values, scales } = quantizeBlocks(new Float32Array(32).fill(-2.54));
- * if (values[0] !== 1 || Math.abs(scales[0] - 0.02) > 1e-9) throw new Error("unreachable");
+ * import { quantize } from "./quantize.ts";
+ * const { values, scales } = quantize(new Float32Array(32).fill(-0.5));
+ * if (values[0] !== 1 || Math.abs(scales[0] * 127 - 0.5) > 1e-6) throw new Error("unexpected");
  * ```
  */
-export function quantizeBlocks(data: Float32Array): Quantized {
-  if (data.length % QUANTIZATION_BLOCK !== 0) {
-    throw new RangeError(`${data.length} values are no multiple of ${QUANTIZATION_BLOCK}`);
-  }
-  const values = new Uint8Array(data.length);
-  const scales = new Float32Array(data.length / QUANTIZATION_BLOCK);
-  for (let b = 0; b < scales.length; b++) {
+export function quantize(weights: Float32Array): Quantized {
+  const blocks = weights.length / QUANTIZATION_BLOCK;
+  if (!Number.isInteger(blocks)) throw new RangeError(`${weights.length} weights are no blocks`);
+  const values = new Uint8Array(weights.length);
+  const scales = new Float32Array(blocks);
+  for (let b = 0; b < blocks; b++) {
     const start = b * QUANTIZATION_BLOCK;
-    const end = start + QUANTIZATION_BLOCK;
     let most = 0;
-    for (let j = start; j < end; j++) {
-      const size = Math.abs(data[j]);
-      if (size > most) most = size;
+    for (let i = start; i < start + QUANTIZATION_BLOCK; i++) {
+      most = Math.max(most, Math.abs(weights[i]));
     }
-    const scale = scales[b] = Math.fround(most / 127);
-    if (scale === 0) { // zeros, or values so small that their scale is no float32
-      values.fill(ZERO_POINT, start, end);
-      continue;
-    }
-    for (let j = start; j < end; j++) {
-      const q = (data[j] / scale + ROUNDER) - ROUNDER;
-      values[j] = ZERO_POINT + (q > 127 ? 127 : q < -127 ? -127 : q);
+    if (!Number.isFinite(most)) throw new RangeError(`weight block ${b} is not finite`);
+    const scale = Math.fround(most / 127);
+    scales[b] = scale;
+    for (let i = start; i < start + QUANTIZATION_BLOCK; i++) {
+      const level = scale === 0 ? 0 : roundHalfToEven(weights[i] / scale);
+      values[i] = Math.max(-127, Math.min(127, level)) + ZERO_POINT;
     }
   }
   return { values, scales };
 }
 
-/** Whether every value is a number with an end: what a trained weight must be. */
-export function allFinite(data: Float32Array): boolean {
-  for (let i = 0; i < data.length; i++) {
-    if (!Number.isFinite(data[i])) return false;
-  }
-  return true;
+function roundHalfToEven(x: number): number {
+  const rounded = Math.round(x);
+  return rounded - x === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded;
 }
