@@ -20,6 +20,11 @@ export interface Checkpoint {
   close(): Promise<void>;
 }
 
+/** config.json alone, which tells whether the checkpoint is of a known family. */
+export async function readConfig(folder: string): Promise<Checkpoint["config"]> {
+  return (await readJson(folder, "config.json")).json;
+}
+
 /**
  * Opens the checkpoint in `folder`: config.json, model.safetensors or the shards that model.safetensors.index.json names,
  * tokenizer.json, tokenizer_config.json.
@@ -27,30 +32,20 @@ export interface Checkpoint {
  * @throws {EngineError} `checkpoint_unsupported`, naming the file that is missing or cannot be read
  */
 export async function openCheckpoint(folder: string): Promise<Checkpoint> {
-  const bytes = async (file: string, optional = false): Promise<Uint8Array> => {
-    try {
-      return await readFile(join(folder, file));
-    } catch (cause) {
-      if (optional) return new TextEncoder().encode("{}");
-      throw unreadable(folder, file, cause);
-    }
-  };
-  const json = async (file: string, optional = false): Promise<Record<string, unknown>> => {
-    try {
-      return JSON.parse(new TextDecoder().decode(await bytes(file, optional)));
-    } catch (cause) {
-      if (cause instanceof EngineError) throw cause;
-      throw unreadable(folder, file, cause);
-    }
-  };
-  const config = await json("config.json");
-  const generationConfig = await json("generation_config.json", true);
-  const tokenizer = await bytes("tokenizer.json");
-  const tokenizerConfig = await bytes("tokenizer_config.json");
-  const index = await json("model.safetensors.index.json", true);
-  const shards = index.weight_map === undefined
+  const config = await readConfig(folder);
+  const generationConfig = (await readJson(folder, "generation_config.json", true)).json;
+  const tokenizer = (await readJson(folder, "tokenizer.json")).bytes;
+  const tokenizerConfig = (await readJson(folder, "tokenizer_config.json", true)).bytes;
+  const index = (await readJson(folder, "model.safetensors.index.json", true)).json;
+  // a map by the format; undefined where one file holds everything
+  const weightMap = index.weight_map as Record<string, string> | undefined;
+  const shards = weightMap === undefined
     ? ["model.safetensors"]
-    : [...new Set(Object.values(index.weight_map as Record<string, string>))].sort(); // by the format
+    : [...new Set(Object.values(weightMap))].sort();
+  const outside = shards.find((shard) => !/^[\w.-]+$/.test(shard));
+  if (outside !== undefined) {
+    throw unreadable(folder, "model.safetensors.index.json", `${outside} is no plain file name`);
+  }
 
   const handles: FileHandle[] = [];
   const close = async () => void await Promise.all(handles.map((handle) => handle.close()));
@@ -66,13 +61,16 @@ export async function openCheckpoint(folder: string): Promise<Checkpoint> {
       const length = headerLength(await readExactly(handle, shard, 0, Math.min(8, size)), shard);
       const header = parseHeader(await readExactly(handle, shard, 8, length), size, shard);
       for (const [name, info] of header.tensors) {
+        if (weightMap !== undefined && weightMap[name] !== shard) continue; // the index decides
         tensors.set(name, info);
         places.set(name, handle);
       }
     }
   } catch (error) {
     await close();
-    throw error;
+    throw error instanceof EngineError && error.code === "bundle_invalid"
+      ? new EngineError("checkpoint_unsupported", error.message, { cause: error })
+      : error;
   }
   return {
     config,
@@ -94,6 +92,23 @@ export async function openCheckpoint(folder: string): Promise<Checkpoint> {
   };
 }
 
+/** A JSON object of the checkpoint; an optional file that does not exist is `{}`. */
+async function readJson(folder: string, file: string, optional = false) {
+  const isAbsent = (error: unknown) =>
+    error instanceof Error && "code" in error && error.code === "ENOENT";
+  try {
+    const bytes: Uint8Array = await readFile(join(folder, file)).catch((error) => {
+      if (optional && isAbsent(error)) return new TextEncoder().encode("{}");
+      throw error;
+    });
+    const json: unknown = JSON.parse(new TextDecoder().decode(bytes));
+    if (typeof json !== "object" || json === null) throw new TypeError("must hold a JSON object");
+    return { bytes, json: json as Record<string, unknown> }; // an object by the check above
+  } catch (cause) {
+    throw unreadable(folder, file, cause);
+  }
+}
+
 function elementBytes(name: string, { dtype }: TensorInfo): number {
   if (dtype === "F32") return 4;
   if (dtype === "F16" || dtype === "BF16") return 2;
@@ -113,8 +128,14 @@ export function toFloat32(bytes: Uint8Array, dtype: string): Float32Array {
     for (let i = 0; i < halves.length; i++) bits[i] = halves[i] << 16; // the upper half of a float32
     return new Float32Array(bits.buffer);
   }
-  return Float32Array.from(halves, halfToNumber);
+  const table = halfTable ??= Float32Array.from({ length: 65536 }, (_, bits) => halfToNumber(bits));
+  const out = new Float32Array(halves.length);
+  for (let i = 0; i < halves.length; i++) out[i] = table[halves[i]];
+  return out;
 }
+
+/** Every float16 by its bits; written once, by the first toFloat32() that needs it. */
+let halfTable: Float32Array | undefined;
 
 /** IEEE 754 binary16 bits as a number. */
 function halfToNumber(bits: number): number {
@@ -126,7 +147,8 @@ function halfToNumber(bits: number): number {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
-async function readExactly(handle: FileHandle, name: string, position: number, length: number) {
+/** Reads `length` bytes; `what` names the file or the tensor in an error. */
+async function readExactly(handle: FileHandle, what: string, position: number, length: number) {
   const bytes = new Uint8Array(length);
   let done = 0;
   while (done < length) {
@@ -134,7 +156,7 @@ async function readExactly(handle: FileHandle, name: string, position: number, l
     if (bytesRead === 0) {
       throw new EngineError(
         "checkpoint_unsupported",
-        `${name}: the file ends ${length - done} bytes early`,
+        `${what}: the file ends ${length - done} bytes early`,
       );
     }
     done += bytesRead;

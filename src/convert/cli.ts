@@ -3,13 +3,15 @@ import { readFile } from "node:fs/promises";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { EngineError, messageOf } from "../errors.ts";
-import { convertCheckpoint, type ConvertProgress, type Dtype, DTYPES } from "./convert.ts";
+import { convertCheckpoint } from "./convert.ts";
+import { type ConvertProgress, type Dtype, DTYPES } from "./tensors.ts";
 
 const USAGE = `Usage: deno task convert SOURCE TARGET [options]
 
   SOURCE            folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json, …)
   TARGET            folder for the bundle
   --dtype DTYPE     ${DTYPES.join(" | ")} (default q8)
+  --name NAME       name of the model (default: the recipe's, or else TARGET's)
   --recipe FILE     JSON: name, defaults, samplePrompts, infill markers
   --force           replace a bundle that is there already
 `;
@@ -23,6 +25,7 @@ async function main(args: string[]): Promise<number> {
       allowPositionals: true,
       options: {
         dtype: { type: "string", default: "q8" },
+        name: { type: "string" },
         recipe: { type: "string" },
         force: { type: "boolean", default: false },
         help: { type: "boolean", default: false },
@@ -46,7 +49,7 @@ async function main(args: string[]): Promise<number> {
     return 2;
   }
   try {
-    await run(positionals[0], positionals[1], dtype, values.recipe, values.force);
+    await run(positionals[0], positionals[1], dtype, values);
     return 0;
   } catch (error) {
     if (!(error instanceof EngineError)) throw error;
@@ -59,18 +62,23 @@ async function run(
   source: string,
   target: string,
   dtype: Dtype,
-  recipeFile: string | undefined,
-  force: boolean,
+  { name, recipe: recipeFile, force }: { name?: string; recipe?: string; force: boolean },
 ): Promise<void> {
-  const recipe = recipeFile === undefined
-    ? undefined
-    : JSON.parse(await readFile(recipeFile, "utf8"));
+  const recipe = recipeFile === undefined ? undefined : await readRecipe(recipeFile);
+  // Ctrl-C ends the conversion as an error would, so that nothing half-written stays.
+  const abort = new AbortController();
+  process.once(
+    "SIGINT",
+    () => abort.abort(new EngineError("cancelled", "interrupted; nothing was written")),
+  );
   const { architecture, files } = await convertCheckpoint({
     source,
     target,
     dtype,
+    name,
     recipe,
     force,
+    signal: abort.signal,
     onProgress: progressLine(performance.now()),
   });
   const { layers, hiddenSize, vocabSize } = architecture;
@@ -78,6 +86,14 @@ async function run(
     `\n${target}: ${dtype}, ${layers} layers of width ${hiddenSize}, ${vocabSize} tokens, ` +
       `${(files.weights.bytes / 1e6).toFixed(1)} MB of weights`,
   );
+}
+
+async function readRecipe(file: string) {
+  try {
+    return JSON.parse(await readFile(file, "utf8"));
+  } catch (cause) {
+    throw new EngineError("invalid_request", `--recipe ${file}: ${messageOf(cause)}`, { cause });
+  }
 }
 
 /** A progress bar on a terminal, a line every 10 % elsewhere. */

@@ -6,6 +6,7 @@ import type { Manifest } from "../manifest.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 
 const scalar = v.union([v.string(), v.number(), v.boolean(), v.null()]);
+/** A field of a config; dots lead into objects. */
 const configField = v.string();
 
 /** Schema of a file in models/families. */
@@ -13,10 +14,19 @@ export const FamilySchema = v.strictObject({
   modelType: v.string(),
   architectures: v.array(v.string()),
   about: v.string(),
-  /** Config fields that must have one of these values where they are present. */
+  /** Fields (of config.json or generation_config.json) that must have one of these values where they are present. */
   requires: v.record(v.string(), v.array(scalar)),
-  /** Our architecture field -> the config's field. */
-  architecture: v.record(v.string(), configField),
+  /** Our architecture field -> the config's field, or its names in order of preference and a value for their absence. */
+  architecture: v.record(
+    v.string(),
+    v.union([
+      configField,
+      v.strictObject({
+        from: v.array(configField),
+        default: v.optional(v.union([v.number(), v.boolean()])),
+      }),
+    ]),
+  ),
   /** Facts that hold for the whole family. */
   facts: v.strictObject({
     qkNorm: v.boolean(),
@@ -26,7 +36,10 @@ export const FamilySchema = v.strictObject({
     cache: v.literal("block"),
     logitShift: v.literal(0),
   }),
-  /** Our token -> the field of config.json or generation_config.json. */
+  /**
+   * Our token -> the field X_id of config.json or generation_config.json; where neither has it, the text in field X of
+   * tokenizer_config.json counts.
+   */
   tokens: v.strictObject({
     mask: configField,
     eos: configField,
@@ -41,6 +54,8 @@ export const FamilySchema = v.strictObject({
   }),
   /** Our tensor -> the checkpoint's; {i} is the layer. */
   tensors: v.record(v.string(), v.string()),
+  /** Tensors of the checkpoint, besides those above, that the model does not need. Any other is an error. */
+  ignored: v.array(v.string()),
   /** Matrices (our names, {i} for any layer) that are never quantised. */
   keepFloat: v.array(v.string()),
 });
@@ -54,9 +69,18 @@ const FAMILIES = new URL("../../models/families/", import.meta.url);
 export async function loadFamilies(folder: URL = FAMILIES): Promise<Family[]> {
   const names = (await readdir(folder)).filter((name) => name.endsWith(".json")).sort();
   return await Promise.all(names.map(async (name) => {
-    const json = JSON.parse(await readFile(new URL(name, folder), "utf8"));
-    return v.parse(FamilySchema, json);
+    return parseFamily(JSON.parse(await readFile(new URL(name, folder), "utf8")), name);
   }));
+}
+
+/** Parses the content of a family file. */
+export function parseFamily(json: unknown, name: string): Family {
+  const result = v.safeParse(FamilySchema, json);
+  if (result.success) return result.output;
+  const [issue] = result.issues;
+  throw new TypeError(
+    `models/families/${name}: ${v.getDotPath(issue) ?? "(root)"}: ${issue.message}`,
+  );
 }
 
 /**
@@ -77,12 +101,24 @@ export function familyOf(config: Checkpoint["config"], families: readonly Family
       { param: "architectures" },
     );
   }
-  for (const [field, allowed] of Object.entries(family.requires)) {
-    const value = config[field];
-    if (value !== undefined && !(allowed as unknown[]).includes(value)) {
+  return family;
+}
+
+/**
+ * Refuses a checkpoint that differs from what the runtime computes.
+ *
+ * @throws {EngineError} `checkpoint_unsupported`, naming the field, its value and the allowed ones
+ */
+function checkRequirements({ config, generationConfig }: Checkpoint, family: Family): void {
+  for (const [file, json] of Object.entries({ config, generation_config: generationConfig })) {
+    for (const [field, allowed] of Object.entries(family.requires)) {
+      const value = at(json, field);
+      if (value === undefined) continue;
+      const each = Array.isArray(value) ? value : [value]; // layer_types says it once per layer
+      if (each.every((one) => allowed.includes(one))) continue;
       throw new EngineError(
         "checkpoint_unsupported",
-        `config.json: ${field} is ${
+        `${file}.json: ${field} is ${
           JSON.stringify(value)
         }; ${family.modelType} is supported with ` +
           allowed.map((a) => JSON.stringify(a)).join(" or "),
@@ -90,7 +126,6 @@ export function familyOf(config: Checkpoint["config"], families: readonly Family
       );
     }
   }
-  return family;
 }
 
 /** What the manifest takes from the checkpoint's configs. */
@@ -99,37 +134,54 @@ export type Described = Pick<
   "architecture" | "tokens" | "noise" | "attention" | "cache" | "logitShift" | "blockLength"
 >;
 
-/** Reads a checkpoint's facts through its family; parseManifest checks the result. */
+/**
+ * Reads a checkpoint's facts through its family; parseManifest checks the result.
+ *
+ * @throws {EngineError} `checkpoint_unsupported`, naming what is missing or not supported
+ */
 export function describe(checkpoint: Checkpoint, family: Family): Described {
+  checkRequirements(checkpoint, family);
   const { config, generationConfig } = checkpoint;
   const { qkNorm, qkvBias, ...facts } = family.facts;
-  const lookUp = (field: string): unknown => config[field] ?? generationConfig[field] ?? undefined;
+  const lookUp = (field: string): unknown => at(config, field) ?? at(generationConfig, field);
   const architecture: Record<string, unknown> = { qkNorm, qkvBias };
-  for (const [ours, field] of Object.entries(family.architecture)) {
-    if (config[field] === undefined) {
-      throw new EngineError("checkpoint_unsupported", `config.json has no field ${field}`, {
-        param: field,
-      });
+  for (const [ours, source] of Object.entries(family.architecture)) {
+    const spec = typeof source === "string" ? { from: [source], default: undefined } : source;
+    const value = spec.from.map((field) => at(config, field)).find((one) => one !== undefined) ??
+      spec.default;
+    if (value === undefined) {
+      throw new EngineError(
+        "checkpoint_unsupported",
+        `config.json has no field ${spec.from.join(" or ")}`,
+        { param: spec.from[0] },
+      );
     }
-    architecture[ours] = config[field];
+    architecture[ours] = value;
   }
-  const mask = lookUp(family.tokens.mask);
-  if (mask === undefined) {
+
+  const tokenizerConfig = JSON.parse(new TextDecoder().decode(checkpoint.tokenizerConfig));
+  const added = addedTokens(checkpoint);
+  const token = (field: string): unknown => {
+    const named = tokenizerConfig[field.replace(/_id$/, "")];
+    return lookUp(field) ?? added.get(named?.content ?? named);
+  };
+  const needed = (field: string): unknown => {
+    const id = token(field);
+    if (id !== undefined) return id;
     throw new EngineError(
       "checkpoint_unsupported",
-      `neither config.json nor generation_config.json names ${family.tokens.mask}`,
-      { param: family.tokens.mask },
+      `neither config.json nor generation_config.json names ${field}, nor tokenizer_config.json its text`,
+      { param: field },
     );
-  }
-  const tokenizerConfig = JSON.parse(new TextDecoder().decode(checkpoint.tokenizerConfig));
-  const eos = lookUp(family.tokens.eos);
+  };
+  const eos = needed(family.tokens.eos);
   const blockLength = lookUp(family.blockLength.default) ?? family.blockLength.fallback;
   const tokens: Record<string, unknown> = {
-    mask,
+    mask: needed(family.tokens.mask),
     eos: Array.isArray(eos) ? eos : [eos],
-    pad: lookUp(family.tokens.pad),
+    pad: token(family.tokens.pad),
   };
-  if (tokenizerConfig.add_bos_token === true) tokens.bos = lookUp(family.tokens.bos);
+  if (tokenizerConfig.add_bos_token === true) tokens.bos = token(family.tokens.bos);
   return {
     ...facts,
     architecture,
@@ -139,4 +191,26 @@ export function describe(checkpoint: Checkpoint, family: Family): Described {
       trained: lookUp(family.blockLength.trained) ?? [blockLength],
     },
   } as Described; // checked against the manifest's schema by the caller
+}
+
+/** Ids of the added tokens of tokenizer.json by their text. */
+export function addedTokens(checkpoint: Checkpoint): ReadonlyMap<string, number> {
+  const json = JSON.parse(new TextDecoder().decode(checkpoint.tokenizer));
+  const added: { id: number; content: string }[] = json.added_tokens ?? [];
+  return new Map(added.map((token) => [token.content, token.id]));
+}
+
+/** Whether a tensor's name is one of the patterns, {i} standing for any layer. */
+export function fits(name: string, patterns: readonly string[]): boolean {
+  return patterns.includes(name.replace(/\.\d+\./, ".{i}."));
+}
+
+/** The value under a dotted path, undefined where there is none or null. */
+function at(json: unknown, path: string): unknown {
+  let value = json;
+  for (const key of path.split(".")) {
+    if (typeof value !== "object" || value === null) return undefined;
+    value = (value as Record<string, unknown>)[key]; // an object by the check above
+  }
+  return value ?? undefined;
 }

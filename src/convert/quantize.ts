@@ -1,6 +1,9 @@
 /** Block-wise 8-bit weights: the form in which bundles store large matrices. */
 import { QUANTIZATION_BLOCK, ZERO_POINT } from "../graph/weights.ts";
 
+/** Adding and then subtracting it rounds a double below 2^51 to a whole number, half to even. */
+const ROUNDER = 1.5 * 2 ** 52;
+
 /** Values of a quantised matrix and the scale of each block of {@link QUANTIZATION_BLOCK} of them. */
 export interface Quantized {
   /** value + 128, one byte each */
@@ -11,7 +14,7 @@ export interface Quantized {
 /**
  * Quantises row-major weights, symmetric, scale = largest magnitude / 127, rounded half to even.
  *
- * @param weights whose length is a multiple of the block, with no block across two rows
+ * @param weights finite numbers, whose length is a multiple of the block, with no block across two rows
  *
  * @example
  * ```ts
@@ -29,20 +32,23 @@ export function quantize(weights: Float32Array): Quantized {
     const start = b * QUANTIZATION_BLOCK;
     let most = 0;
     for (let i = start; i < start + QUANTIZATION_BLOCK; i++) {
-      most = Math.max(most, Math.abs(weights[i]));
+      const size = Math.abs(weights[i]);
+      if (size > most) most = size;
     }
-    if (!Number.isFinite(most)) throw new RangeError(`weight block ${b} is not finite`);
     const scale = Math.fround(most / 127);
     scales[b] = scale;
     for (let i = start; i < start + QUANTIZATION_BLOCK; i++) {
-      const level = scale === 0 ? 0 : roundHalfToEven(weights[i] / scale);
-      values[i] = Math.max(-127, Math.min(127, level)) + ZERO_POINT;
+      const level = scale === 0 ? 0 : (weights[i] / scale + ROUNDER) - ROUNDER;
+      values[i] = (level > 127 ? 127 : level < -127 ? -127 : level) + ZERO_POINT;
     }
   }
   return { values, scales };
 }
 
-function roundHalfToEven(x: number): number {
-  const rounded = Math.round(x);
-  return rounded - x === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded;
+/** Whether every weight is a number and none is infinite: what quantise() and a forward pass need. */
+export function allFinite(weights: Float32Array): boolean {
+  for (let i = 0; i < weights.length; i++) {
+    if (!(Math.abs(weights[i]) < Infinity)) return false; // written so that NaN fails too
+  }
+  return true;
 }
