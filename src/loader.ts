@@ -30,6 +30,9 @@ export interface LoadOptions {
   readonly signal?: AbortSignal;
 }
 
+/** model.json is the one file whose size nobody has told yet. */
+const MOST_JSON_BYTES = 1_000_000;
+
 /**
  * Loads the bundle whose `model.json` lies in the folder or under the URL `source`.
  *
@@ -72,8 +75,7 @@ async function readVerified(base: URL, file: BundleFile, options: LoadOptions) {
     ? undefined
     : join(options.cacheDir, file.sha256);
   if (cached !== undefined) {
-    const known = await readFile(cached).catch(() => new Uint8Array(0)); // not there yet
-    const bytes = new Uint8Array(known);
+    const bytes = await readWhole(cached).catch(() => new Uint8Array(0)); // not there yet
     if (await sha256(bytes) === file.sha256) return bytes;
   }
   const bytes = await read(base, file.path, options, file.bytes);
@@ -102,7 +104,7 @@ async function read(
   const url = new URL(file, base);
   try {
     if (url.protocol === "file:") {
-      const bytes = new Uint8Array(await readFile(url, { signal }));
+      const bytes = await readWhole(url, signal);
       onProgress?.({ file, received: bytes.length, total: bytes.length });
       return bytes;
     }
@@ -112,19 +114,45 @@ async function read(
       throw new Error(`the server answered ${response.status}`);
     }
     const total = expected || Number(response.headers.get("content-length") ?? 0);
-    const chunks: Uint8Array[] = [];
-    let received = 0;
-    for await (const chunk of response.body) {
-      chunks.push(chunk);
-      received += chunk.length;
-      onProgress?.({ file, received, total });
-    }
-    return new Uint8Array(await new Blob(chunks as BlobPart[]).arrayBuffer()); // fetch's own chunks
+    return await collect(response.body, {
+      limit: expected || MOST_JSON_BYTES,
+      onReceived: (received) => onProgress?.({ file, received, total }),
+    });
   } catch (cause) {
+    if (signal?.aborted) {
+      throw new EngineError("cancelled", `loading ${url.href} was cancelled`, { cause });
+    }
     throw new EngineError("bundle_invalid", `cannot read ${url.href}: ${messageOf(cause)}`, {
       cause,
     });
   }
+}
+
+/** A whole file, without a second copy of it in memory. */
+async function readWhole(path: string | URL, signal?: AbortSignal) {
+  const bytes = await readFile(path, { signal });
+  const { buffer } = bytes;
+  const ownsBuffer = buffer instanceof ArrayBuffer && buffer.byteLength === bytes.length;
+  return ownsBuffer ? new Uint8Array(buffer) : new Uint8Array(bytes); // small ones share a pool
+}
+
+/** What a body delivers, at most `limit` bytes, into one buffer. */
+async function collect(
+  body: AsyncIterable<Uint8Array>,
+  options: { readonly limit: number; readonly onReceived: (bytes: number) => void },
+): Promise<Uint8Array<ArrayBuffer>> {
+  let out = new Uint8Array(options.limit);
+  let received = 0;
+  for await (const chunk of body) {
+    if (received + chunk.length > options.limit) {
+      throw new Error(`more than the ${options.limit} bytes that were to come`);
+    }
+    out.set(chunk, received);
+    received += chunk.length;
+    options.onReceived(received);
+  }
+  if (received < out.length) out = out.slice(0, received);
+  return out;
 }
 
 function parseJson(file: string, bytes: Uint8Array): unknown {

@@ -78,6 +78,56 @@ Deno.test("loadBundle() downloads over HTTP, caches by hash, and reports a missi
     assert(/tokenizer\.json.*404/.test(error.message), error.message);
   }));
 
+Deno.test("loadBundle() downloads a damaged cache entry again", () =>
+  withBundle(async (folder) => {
+    await using server = Deno.serve({ port: 0, onListen() {} }, async (request) => {
+      return new Response(await Deno.readFile(folder + new URL(request.url).pathname));
+    });
+    const base = `http://127.0.0.1:${server.addr.port}`;
+    const cacheDir = `${folder}/cache`;
+    const { manifest, weights } = await loadBundle(base, { cacheDir });
+    const cached = `${cacheDir}/${manifest.files.weights.sha256}`;
+    await Deno.truncate(cached, 1000);
+    assertEquals((await loadBundle(base, { cacheDir })).weights, weights);
+    assertEquals(await Deno.readFile(cached), weights);
+    assertEquals([...Deno.readDirSync(cacheDir)].length, 3, "no unfinished files");
+  }));
+
+Deno.test("loadBundle() stops a server that sends more or less than model.json says", () =>
+  withBundle(async (folder) => {
+    let change = (bytes: Uint8Array<ArrayBuffer>) => bytes;
+    await using server = Deno.serve({ port: 0, onListen() {} }, async (request) => {
+      const { pathname } = new URL(request.url);
+      const bytes = await Deno.readFile(folder + pathname);
+      return new Response(pathname === "/weights.safetensors" ? change(bytes) : bytes);
+    });
+    const base = `http://127.0.0.1:${server.addr.port}`;
+    change = (bytes) => new Uint8Array([...bytes, 0]);
+    let error = await assertRejects(() => loadBundle(base), EngineError);
+    assert(/weights\.safetensors: more than the \d+ bytes/.test(error.message), error.message);
+    change = (bytes) => bytes.slice(1);
+    error = await assertRejects(() => loadBundle(base), EngineError);
+    assert(/weights\.safetensors .*has \d+ bytes/.test(error.message), error.message);
+  }));
+
+Deno.test("loadBundle() ends as cancelled when its signal is aborted", () =>
+  withBundle(async (folder) => {
+    const abort = new AbortController();
+    await using server = Deno.serve({ port: 0, onListen() {} }, async (request) => {
+      const { pathname } = new URL(request.url);
+      if (pathname === "/weights.safetensors") abort.abort();
+      return new Response(await Deno.readFile(folder + pathname));
+    });
+    const base = `http://127.0.0.1:${server.addr.port}`;
+    for (const source of [base, folder]) { // the folder's load finds the signal aborted from the start
+      const error = await assertRejects(
+        () => loadBundle(source, { signal: abort.signal }),
+        EngineError,
+      );
+      assertEquals(error.code, "cancelled");
+    }
+  }));
+
 Deno.test("parseManifest() names the field that is wrong", () =>
   withBundle(async (folder) => {
     const good = JSON.parse(await Deno.readTextFile(`${folder}/model.json`));
