@@ -1,5 +1,7 @@
 /** A bundle from a folder or a URL to verified bytes. */
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { mkdir, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { EngineError, messageOf } from "./errors.ts";
@@ -30,6 +32,9 @@ export interface LoadOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Bytes of a local file that are read at once. */
+const CHUNK_BYTES = 4_194_304;
+
 /** model.json is the one file whose size nobody has told yet. */
 const MOST_JSON_BYTES = 1_000_000;
 
@@ -50,7 +55,8 @@ export async function loadBundle(
   options: LoadOptions = {},
 ): Promise<Bundle> {
   const base = folderUrl(source);
-  const manifest = parseManifest(parseJson("model.json", await read(base, "model.json", options)));
+  const model = await read(base, "model.json", options);
+  const manifest = parseManifest(parseJson("model.json", model.bytes));
   const { weights, tokenizer, tokenizerConfig } = manifest.files;
   const json = async (file: BundleFile) =>
     parseJson(file.path, await readVerified(base, file, options));
@@ -75,17 +81,19 @@ async function readVerified(base: URL, file: BundleFile, options: LoadOptions) {
     ? undefined
     : join(options.cacheDir, file.sha256);
   if (cached !== undefined) {
-    const bytes = await readWhole(cached).catch(() => new Uint8Array(0)); // not there yet
-    if (await sha256(bytes) === file.sha256) return bytes;
+    const chunks = createReadStream(cached, { highWaterMark: CHUNK_BYTES });
+    const known = await collect(chunks, file.bytes).catch(() => undefined); // not there yet
+    if (known?.sha256 === file.sha256) return known.bytes;
   }
-  const bytes = await read(base, file.path, options, file.bytes);
+  const { bytes, sha256 } = await read(base, file.path, options, file.bytes);
   const problem = (fact: string) =>
     new EngineError("bundle_invalid", `${file.path} in ${base.href}: ${fact}`);
   if (bytes.length !== file.bytes) {
     throw problem(`has ${bytes.length} bytes, model.json says ${file.bytes}`);
   }
-  const hash = await sha256(bytes);
-  if (hash !== file.sha256) throw problem(`has SHA-256 ${hash}, model.json says ${file.sha256}`);
+  if (sha256 !== file.sha256) {
+    throw problem(`has SHA-256 ${sha256}, model.json says ${file.sha256}`);
+  }
   if (cached !== undefined && options.cacheDir !== undefined) {
     await mkdir(options.cacheDir, { recursive: true });
     const unfinished = `${cached}.${crypto.randomUUID()}`;
@@ -95,28 +103,21 @@ async function readVerified(base: URL, file: BundleFile, options: LoadOptions) {
   return bytes;
 }
 
+/** Reads a file that model.json says to have `expected` bytes; model.json itself has none to say it. */
 async function read(
   base: URL,
   file: string,
   { onProgress, signal }: LoadOptions,
-  expected = 0,
-): Promise<Uint8Array<ArrayBuffer>> {
+  expected?: number,
+): Promise<Received> {
   const url = new URL(file, base);
   try {
-    if (url.protocol === "file:") {
-      const bytes = await readWhole(url, signal);
-      onProgress?.({ file, received: bytes.length, total: bytes.length });
-      return bytes;
-    }
-    const response = await fetch(url, { signal });
-    if (!response.ok || response.body === null) {
-      await response.body?.cancel();
-      throw new Error(`the server answered ${response.status}`);
-    }
-    const total = expected || Number(response.headers.get("content-length") ?? 0);
-    return await collect(response.body, {
-      limit: expected || MOST_JSON_BYTES,
-      onReceived: (received) => onProgress?.({ file, received, total }),
+    signal?.throwIfAborted();
+    const chunks = url.protocol === "file:"
+      ? createReadStream(url, { highWaterMark: CHUNK_BYTES, signal })
+      : await download(url, signal);
+    return await collect(chunks, expected ?? MOST_JSON_BYTES, (received) => {
+      onProgress?.({ file, received, total: expected ?? received });
     });
   } catch (cause) {
     if (signal?.aborted) {
@@ -128,31 +129,40 @@ async function read(
   }
 }
 
-/** A whole file, without a second copy of it in memory. */
-async function readWhole(path: string | URL, signal?: AbortSignal) {
-  const bytes = await readFile(path, { signal });
-  const { buffer } = bytes;
-  const ownsBuffer = buffer instanceof ArrayBuffer && buffer.byteLength === bytes.length;
-  return ownsBuffer ? new Uint8Array(buffer) : new Uint8Array(bytes); // small ones share a pool
+async function download(url: URL, signal: AbortSignal | undefined) {
+  const response = await fetch(url, { signal });
+  if (response.ok && response.body !== null) return response.body;
+  await response.body?.cancel();
+  throw new Error(`the server answered ${response.status}`);
 }
 
-/** What a body delivers, at most `limit` bytes, into one buffer. */
+/** A file's content, and what it hashes to. */
+interface Received {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly sha256: string;
+}
+
+/**
+ * Gathers at most `limit` bytes into one buffer, hashing them as they come. (Reading and hashing a file in one call ends at
+ * 2 GB, and would hold up every timer meanwhile.)
+ */
 async function collect(
-  body: AsyncIterable<Uint8Array>,
-  options: { readonly limit: number; readonly onReceived: (bytes: number) => void },
-): Promise<Uint8Array<ArrayBuffer>> {
-  let out = new Uint8Array(options.limit);
+  chunks: AsyncIterable<Uint8Array>,
+  limit: number,
+  onReceived: (bytes: number) => void = () => {},
+): Promise<Received> {
+  const hash = createHash("sha256");
+  const out = new Uint8Array(limit);
   let received = 0;
-  for await (const chunk of body) {
-    if (received + chunk.length > options.limit) {
-      throw new Error(`more than the ${options.limit} bytes that were to come`);
-    }
+  for await (const chunk of chunks) {
+    if (received + chunk.length > limit) throw new Error(`more than the ${limit} bytes to come`);
     out.set(chunk, received);
+    hash.update(chunk);
     received += chunk.length;
-    options.onReceived(received);
+    onReceived(received);
   }
-  if (received < out.length) out = out.slice(0, received);
-  return out;
+  const bytes = received === limit ? out : out.slice(0, received);
+  return { bytes, sha256: hash.digest("hex") };
 }
 
 function parseJson(file: string, bytes: Uint8Array): unknown {
@@ -161,9 +171,4 @@ function parseJson(file: string, bytes: Uint8Array): unknown {
   } catch (cause) {
     throw new EngineError("bundle_invalid", `${file} is not JSON: ${messageOf(cause)}`, { cause });
   }
-}
-
-async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
-  const digest = await crypto.subtle.digest("SHA-256", bytes);
-  return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
