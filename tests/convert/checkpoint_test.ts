@@ -188,8 +188,9 @@ Deno.test("convert names the bundle after the option, the recipe, or the folder"
     const recipe = { name: "from-recipe" };
     assertEquals((await convert({ force: true, recipe })).name, "from-recipe");
     assertEquals((await convert({ force: true, recipe, name: "asked" })).name, "asked");
+    const wrong = [1] as unknown as string[]; // what a recipe file may hold
     const error = await assertRejects(
-      () => convert({ force: true, recipe: { name: "x", samplePrompts: [1] as unknown as [] } }),
+      () => convert({ force: true, recipe: { name: "x", samplePrompts: wrong } }),
       EngineError,
       "recipe: samplePrompts.0",
     );
