@@ -7,6 +7,8 @@ import { loadEngine } from "./src/mod.ts";
 const FAILED = 1, MISUSED = 2;
 
 function readConfig(): ServerConfig {
+  // Without it the WebGPU probe of a machine without a desktop prints an error that is none.
+  if (Deno.env.get("XDG_RUNTIME_DIR") === undefined) Deno.env.set("XDG_RUNTIME_DIR", "/tmp");
   try {
     const defaultModel = new URL("./models/tiny/", import.meta.url).href;
     const config = parseCli(Deno.args, Deno.env.toObject(), defaultModel);

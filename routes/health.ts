@@ -8,7 +8,13 @@ export const healthRoute: Handler = (c) => c.json({ status: "ok" });
 
 export function readyRoute(engine: Engine, { stopping }: ResolvedAppOptions): Handler {
   return (c) => {
-    const status = engine.closed ? "closed" : stopping.aborted ? "stopping" : "ready";
+    const status = engine.closed
+      ? "closed"
+      : engine.failed
+      ? "failed"
+      : stopping.aborted
+      ? "stopping"
+      : "ready";
     const { name } = engine.manifest;
     const { backend } = engine.session;
     return c.json({ status, model: name, backend, ...engine.load }, status === "ready" ? 200 : 503);

@@ -6,14 +6,7 @@
 import { Hono } from "hono";
 import { cors } from "hono/cors";
 import type { Engine } from "../src/mod.ts";
-import {
-  errorResponse,
-  isFault,
-  methodNotAllowed,
-  notFound,
-  RequestError,
-  wireError,
-} from "./errors.ts";
+import { errorResponse, isFault, methodNotAllowed, notFound, wireError } from "./errors.ts";
 import { generateRoute } from "./generate.ts";
 import { healthRoute, readyRoute } from "./health.ts";
 import { modelsRoute } from "./models.ts";

@@ -69,6 +69,11 @@ export class Engine {
     return this.#closed;
   }
 
+  /** Whether the model is lost (its Worker died): every further generation fails. */
+  get failed(): boolean {
+    return this.session.failed ?? false;
+  }
+
   /**
    * Denoises behind the token ids of a prompt and yields frames as blocks crystallise.
    *
@@ -100,7 +105,16 @@ export class Engine {
     const sequence = new Sequence(prompt, resolved, this.manifest, this.codec);
     this.#scheduler.add(sequence);
     this.#wake?.();
-    return this.#read(sequence, signal);
+    const leave = () => {
+      sequence.abort(new EngineError("cancelled", "the generation was cancelled"));
+      this.#wake?.();
+    };
+    signal?.addEventListener("abort", leave); // now, not at the first read: it may never come
+    if (signal?.aborted) leave();
+    return this.#read(sequence, () => {
+      signal?.removeEventListener("abort", leave);
+      leave(); // no effect where it has ended
+    });
   }
 
   /**
@@ -126,7 +140,15 @@ export class Engine {
 
   /** The token ids of a prompt: text that looks like a special token stays text. */
   encodePrompt(prompt: string, suffix?: string): number[] {
-    const { tokens, infill } = this.manifest;
+    const { tokens, infill, architecture: { contextLength } } = this.manifest;
+    const characters = prompt.length + (suffix?.length ?? 0);
+    if (characters > contextLength * this.codec.longestToken) {
+      throw new EngineError( // before encoding: a very long text would hold up everyone
+        "context_exceeded",
+        `the prompt has ${characters} characters; the context holds ${contextLength} tokens`,
+        { param: "prompt" },
+      );
+    }
     if (prompt.length === 0 && !suffix) {
       throw new EngineError("invalid_request", "prompt: must not be empty", { param: "prompt" });
     }
@@ -183,18 +205,11 @@ export class Engine {
     this.#scheduler.settle();
   }
 
-  async *#read(sequence: Sequence, signal: AbortSignal | undefined): AsyncGenerator<Frame> {
-    const leave = () => {
-      sequence.abort(new EngineError("cancelled", "the generation was cancelled"));
-      this.#wake?.();
-    };
-    signal?.addEventListener("abort", leave);
-    if (signal?.aborted) leave();
+  async *#read(sequence: Sequence, leave: () => void): AsyncGenerator<Frame> {
     try {
       yield* sequence.frames.read();
     } finally {
-      signal?.removeEventListener("abort", leave);
-      leave(); // no effect where it has ended
+      leave();
     }
   }
 }

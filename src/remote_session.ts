@@ -84,6 +84,9 @@ export async function openRemoteSession(plan: SessionPlan): Promise<ModelSession
   }
   return {
     ...facts,
+    get failed() {
+      return dead !== undefined;
+    },
     async forward(inputs) {
       const response = await ask({ method: "forward", inputs });
       if (!("candidates" in response)) throw unexpected();
@@ -92,7 +95,7 @@ export async function openRemoteSession(plan: SessionPlan): Promise<ModelSession
     release: async (slot) => void await ask({ method: "release", slot }),
     async close() {
       try {
-        await ask({ method: "close" });
+        if (dead === undefined) await ask({ method: "close" });
       } finally {
         worker.terminate();
         dead ??= new EngineError("engine_closed", "the session is closed");

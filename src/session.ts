@@ -43,6 +43,8 @@ export interface ModelSession {
   readonly backend: BackendName;
   /** Most sequences of one pass. */
   readonly batch: number;
+  /** Whether it is lost for good, and every pass will fail. */
+  readonly failed?: boolean;
   /** One pass for all `inputs`; candidates of each, in order of its `rows`. */
   forward(inputs: readonly ForwardInput[]): Promise<Candidates[]>;
   /** Forgets the cached positions of a slot. */

@@ -6,6 +6,8 @@ import { EngineError, messageOf } from "./errors.ts";
 export interface TextCodec {
   /** Ids of a plain text: what looks like a special token stays text. */
   encode(text: string): number[];
+  /** Characters (UTF-16 units) that one token stands for at most: a bound that needs no encoding. */
+  readonly longestToken: number;
   /** Text of `ids`; special tokens are dropped. */
   decode(ids: readonly number[]): string;
   /** A decoder of its own for ids that arrive one after another. */
@@ -59,8 +61,11 @@ export function loadTokenizer(tokenizerJson: unknown, tokenizerConfig: unknown):
   const stream = byteLevel
     ? byteLevelStream(full, special, new Map(added.map((token) => [token.id, token.content])))
     : genericStream(full);
+  let longestToken = 1;
+  for (const token of full.get_vocab().keys()) longestToken = Math.max(longestToken, token.length);
   return {
     encode,
+    longestToken,
     stream,
     decode(ids) {
       const decoder = stream();

@@ -50,6 +50,7 @@ export async function openWebGpu({ softwareAdapter }: BackendOptions): Promise<B
         ort as unknown as Ort, // the module has more than the part we name
         plan,
         {
+          logSeverityLevel: 3, // where each node runs is no news
           executionProviders: [{ name: "webgpu", device } as never], // option known at run time only
           preferredOutputLocation: Object.fromEntries(
             plan.newOutputs.map((name) => [name, "gpu-buffer" as const]),

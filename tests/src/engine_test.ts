@@ -235,6 +235,27 @@ Deno.test("engine frees a cancelled sequence within one forward pass", async () 
   await engine.close();
 });
 
+Deno.test("engine obeys a signal even when nobody reads", async () => {
+  const { engine, session } = openEngine({ delayMs: 10 });
+  const abort = new AbortController();
+  engine.denoise(promptOf(5), { maxTokens: 300, signal: abort.signal });
+  abort.abort();
+  await new Promise((resolve) => setTimeout(resolve, 60));
+  assertEquals(engine.load, { running: 0, waiting: 0, free: 8 });
+  assert(session.calls <= 1);
+  await engine.close();
+});
+
+Deno.test("engine refuses a text that cannot fit before it encodes it", async () => {
+  const { engine } = openEngine();
+  engine.codec.encode = () => {
+    throw new Error("must not be encoded");
+  };
+  const error = assertThrows(() => engine.stream("x".repeat(1_000_000)), EngineError);
+  assertEquals([error.code, error.param], ["context_exceeded", "prompt"]);
+  await engine.close();
+});
+
 Deno.test("engine queues beyond its slots, refuses beyond its queue, and serves all it took", async () => {
   const { engine } = openEngine({ slots: 2, waiting: 3 });
   const runs = [1, 2, 3, 4, 5].map((n) => engine.generate("p" + n, { maxTokens: 12, seed: n }));

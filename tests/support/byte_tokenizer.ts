@@ -19,6 +19,7 @@ export function byteTokenizer(): TextCodec {
   };
   return {
     encode: (text) => Array.from(new TextEncoder().encode(text), (byte) => byte + FIRST_BYTE),
+    longestToken: 1,
     stream,
     decode(ids) {
       const decoder = stream();
