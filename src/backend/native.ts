@@ -6,7 +6,7 @@ import { openOrtRunner, type Ort } from "./ort_runner.ts";
 /** Opens the native build with `options.threads` threads. */
 export async function openNative({ threads }: BackendOptions): Promise<Backend> {
   // Not a literal, so that nobody downloads the package who does not ask for this backend.
-  const specifier = "onnxruntime-node";
+  const specifier = "Deno" in globalThis ? "npm:onnxruntime-node@1.30.0" : "onnxruntime-node";
   // The package wants to pass Float16Array through its C++ layer, which Deno's N-API lacks.
   delete (globalThis as { Float16Array?: unknown }).Float16Array;
   const module: { default?: Ort } & Partial<Ort> = await import(specifier);

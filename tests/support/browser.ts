@@ -1,5 +1,13 @@
+// deno-lint-ignore-file no-import-prefix -- in deno.json it would be downloaded by `task start` too
 /** A headless Chromium for tests of the page, and what every page of ours must never do. */
-import { type Browser, type BrowserContextOptions, chromium, type Page } from "playwright-core";
+import {
+  type Browser,
+  type BrowserContextOptions,
+  chromium,
+  type Page,
+} from "npm:playwright-core@1.65.1";
+
+export type { Page };
 
 const CANDIDATES = [
   Deno.env.get("CINNABAR_CHROMIUM"),
