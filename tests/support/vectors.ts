@@ -19,10 +19,27 @@ export interface ForwardCase {
   readonly logits: string;
 }
 
+/** One recorded generation: the whole canvas before the first and after every denoising call. */
+export interface Trace {
+  readonly name: string;
+  readonly sampler: string;
+  readonly params: {
+    readonly block_length: number;
+    readonly denoising_steps: number;
+    readonly remasking_strategy?: "low_confidence_dynamic" | "low_confidence_static" | "sequential";
+    readonly confidence_threshold?: number;
+    readonly threshold?: number;
+    readonly stop_ids: readonly number[];
+  };
+  readonly prompts: readonly number[][];
+  readonly states: readonly number[][][];
+}
+
 /** The vectors of one folder. */
 export interface Vectors {
   readonly folder: string;
   readonly forward: readonly ForwardCase[];
+  readonly traces: readonly Trace[];
   /** float32 values of an array that `forward` or `traces` names */
   array(name: string): Float32Array;
 }
@@ -39,12 +56,13 @@ export function vectorsAvailable(): { readonly ok: boolean; readonly root: strin
 /** Opens one folder of the reference vectors. */
 export function openVectors(name: string): Vectors {
   const folder = `${ROOT}/${name}`;
-  const { forward } = JSON.parse(Deno.readTextFileSync(`${folder}/vectors.json`));
+  const { forward, traces } = JSON.parse(Deno.readTextFileSync(`${folder}/vectors.json`));
   const file = Deno.readFileSync(`${folder}/expected.safetensors`);
   const header = parseSafetensors(file, "expected.safetensors");
   return {
     folder,
     forward,
+    traces,
     array(key) {
       const info = header.tensors.get(key);
       if (info === undefined) throw new Error(`${name}: no array ${key}`);
