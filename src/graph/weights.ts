@@ -71,8 +71,11 @@ export class WeightLayout {
   linear(graph: GraphBuilder, x: string, name: string, bias: boolean): string {
     const info = this.#info(`${name}.weight`);
     if (info.dtype === "U8" && this.options.form === "blockwise") {
-      const { weight, scales } = this.#quantized(graph, name, info);
-      const y = graph.node("MatMulNBits", [x, weight, scales], {
+      const weight = this.#once(
+        `${name}.weight`,
+        () => graph.initializer(`${name}.weight`, "uint8", info.shape, this.#inPlace(info)),
+      );
+      const y = graph.node("MatMulNBits", [x, weight, this.#scaleTensor(graph, name)], {
         K: info.shape[1] * info.shape[2],
         N: info.shape[0],
         bits: 8,
@@ -90,14 +93,12 @@ export class WeightLayout {
   embed(graph: GraphBuilder, ids: string): string {
     const info = this.#info("embed.weight");
     if (info.dtype === "U8" && this.options.form === "blockwise") {
-      const { weight, scales } = this.#quantized(graph, "embed", info);
-      const flat = this.#once("embed.table", () =>
-        graph.initializer("embed.table", "uint8", [
-          info.shape[0],
-          info.shape[1] * info.shape[2],
-        ], this.#inPlace(info)));
-      void weight;
-      return graph.node("GatherBlockQuantized", [flat, ids, scales], {
+      // the same bytes as the head's matrix, seen as rows
+      const table = this.#once("embed.table", () => {
+        const dims = [info.shape[0], info.shape[1] * info.shape[2]];
+        return graph.initializer("embed.table", "uint8", dims, this.#inPlace(info));
+      });
+      return graph.node("GatherBlockQuantized", [table, ids, this.#scaleTensor(graph, "embed")], {
         bits: 8,
         block_size: info.shape[2],
         gather_axis: 0,
@@ -107,21 +108,11 @@ export class WeightLayout {
     return graph.node("Gather", [this.#float(graph, "embed", info), ids], { axis: 0 });
   }
 
-  #quantized(graph: GraphBuilder, name: string, info: TensorInfo) {
-    const weight = this.#once(
-      `${name}.weight`,
-      () => graph.initializer(`${name}.weight`, "uint8", info.shape, this.#inPlace(info)),
-    );
-    const scales = this.#once(`${name}.scales`, () => {
-      const scaleInfo = this.#info(`${name}.scales`);
-      return graph.initializer(
-        `${name}.scales`,
-        "float32",
-        scaleInfo.shape,
-        this.#inPlace(scaleInfo),
-      );
+  #scaleTensor(graph: GraphBuilder, name: string): string {
+    return this.#once(`${name}.scales`, () => {
+      const info = this.#info(`${name}.scales`);
+      return graph.initializer(`${name}.scales`, "float32", info.shape, this.#inPlace(info));
     });
-    return { weight, scales };
   }
 
   #float(graph: GraphBuilder, name: string, info: TensorInfo): string {
