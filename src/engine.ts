@@ -200,8 +200,7 @@ export class Engine {
       } catch (error) {
         for (const sequence of sequences) sequence.abort(error);
       }
-      this.#scheduler.settle();
-    }
+    } // the next turn settles what ended in this one
     this.#scheduler.settle();
   }
 

@@ -123,7 +123,7 @@ export class Sequence {
     this.#forwardPasses++;
     if (input.rows.length === 0) return;
     this.#clock.prefilled ||= performance.now();
-    this.#accept(candidates);
+    this.#accept(input.rows.map((row) => row - input.keep), candidates);
     const end = this.#settledEnd();
     if (end === this.#block.ids.length || this.#ended(end)) this.#finishBlock(end);
     else this.#draft();
@@ -157,8 +157,8 @@ export class Sequence {
     this.#quotas = quotas(this.#open().length, this.options.denoisingSteps);
   }
 
-  #accept(candidates: Candidates): void {
-    const open = this.#open();
+  /** @param open positions of the block that `candidates` are of, in order */
+  #accept(open: readonly number[], candidates: Candidates): void {
     const samples = open.map((_, n) => this.#sample(candidates, n));
     const proposals: Proposal[] = open.map((position, n) => ({
       position,

@@ -1,4 +1,6 @@
 /** Small checkpoints in Hugging Face layout, made for tests. */
+import { convertCheckpoint } from "../../src/convert/convert.ts";
+import { type Bundle, loadBundle } from "../../src/loader.ts";
 import { randomFrom } from "../../src/random.ts";
 import { encodeHeader } from "../../src/safetensors.ts";
 
@@ -91,6 +93,22 @@ export async function writeCheckpoint(
     await writer.close();
   }
   if (options.shards > 1) await json("model.safetensors.index.json", { weight_map: weightMap });
+}
+
+/** The float32 bundle of the checkpoint that `fill` puts into a folder. */
+export async function floatBundleOf(fill: (folder: string) => Promise<void>): Promise<Bundle> {
+  const folder = await Deno.makeTempDir();
+  try {
+    await fill(`${folder}/source`);
+    await convertCheckpoint({
+      source: `${folder}/source`,
+      target: `${folder}/bundle`,
+      dtype: "fp32",
+    });
+    return await loadBundle(`${folder}/bundle`);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
 }
 
 /** Copies a checkpoint that has no tokenizer of its own and gives it a placeholder. */

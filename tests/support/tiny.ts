@@ -1,7 +1,7 @@
 /** The shipped model in tests: its bundle, its checkpoint, and the golden logits that its training code made. */
-import { convertCheckpoint } from "../../src/convert/convert.ts";
-import { type Bundle, loadBundle } from "../../src/loader.ts";
+import type { Bundle } from "../../src/loader.ts";
 import { parseSafetensors } from "../../src/safetensors.ts";
+import { floatBundleOf } from "./checkpoint.ts";
 
 export const TINY = new URL("../../models/tiny/", import.meta.url);
 
@@ -52,17 +52,6 @@ export async function unpackCheckpoint(folder: string): Promise<void> {
 }
 
 /** The trained checkpoint as a float32 bundle. */
-export async function floatBundle(): Promise<Bundle> {
-  const folder = await Deno.makeTempDir();
-  try {
-    await unpackCheckpoint(`${folder}/source`);
-    await convertCheckpoint({
-      source: `${folder}/source`,
-      target: `${folder}/bundle`,
-      dtype: "fp32",
-    });
-    return await loadBundle(`${folder}/bundle`);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
+export function floatBundle(): Promise<Bundle> {
+  return floatBundleOf(unpackCheckpoint);
 }
