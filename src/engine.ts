@@ -5,6 +5,7 @@ import type { EndFrame, Frame } from "./frame.ts";
 import { type Bundle, loadBundle, type LoadProgress } from "./loader.ts";
 import type { Manifest } from "./manifest.ts";
 import { type GenerateOptions, resolveOptions } from "./options.ts";
+import { randomFrom } from "./random.ts";
 import { openRemoteSession } from "./remote_session.ts";
 import { Scheduler } from "./scheduler.ts";
 import { Sequence } from "./sequence.ts";
@@ -29,7 +30,11 @@ export interface EngineOptions {
 }
 
 /** A generation's options and the signal that ends it. */
-export type RunOptions = GenerateOptions & { readonly signal?: AbortSignal };
+export type RunOptions = GenerateOptions & {
+  readonly signal?: AbortSignal;
+  /** Uniform numbers in [0, 1) in place of those that `seed` gives. */
+  readonly random?: () => number;
+};
 
 /** What the engine is busy with. */
 export interface EngineLoad {
@@ -84,7 +89,7 @@ export class Engine {
    * @throws {EngineError} `invalid_request` | `context_exceeded` | `queue_full` | `engine_closed`
    */
   denoise(prompt: readonly number[], options: RunOptions = {}): AsyncGenerator<Frame> {
-    const { signal, ...generate } = options;
+    const { signal, random, ...generate } = options;
     if (this.#closed) throw new EngineError("engine_closed", "the engine is closed");
     const { vocabSize } = this.manifest.architecture;
     const alien = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
@@ -98,11 +103,19 @@ export class Engine {
         },
       );
     }
+    const { mask } = this.manifest.tokens;
     const resolved = resolveOptions(generate, this.manifest, {
       promptTokens: prompt.length,
+      holes: prompt.filter((id) => id === mask).length,
       randomSeed: crypto.getRandomValues(new Uint32Array(1))[0],
     });
-    const sequence = new Sequence(prompt, resolved, this.manifest, this.codec);
+    const sequence = new Sequence(
+      prompt,
+      resolved,
+      this.manifest,
+      this.codec,
+      random ?? randomFrom(resolved.seed),
+    );
     this.#scheduler.add(sequence);
     this.#wake?.();
     const leave = () => {
@@ -196,7 +209,7 @@ export class Engine {
       const inputs = sequences.map((sequence) => sequence.input);
       try {
         const candidates = await this.session.forward(inputs);
-        sequences.forEach((sequence, i) => sequence.advance(inputs[i], candidates[i]));
+        sequences.forEach((sequence, i) => sequence.advance(candidates[i]));
       } catch (error) {
         for (const sequence of sequences) sequence.abort(error);
       }

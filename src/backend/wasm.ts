@@ -12,6 +12,7 @@ export async function openWasm({ threads }: BackendOptions): Promise<Backend> {
     name: "wasm",
     description: `WebAssembly, ${threads} thread${threads === 1 ? "" : "s"}`,
     matrixForm: "dequantized", // this build has no fast 8-bit kernel: see tests/bench
+    fusedExperts: true,
     accuracyLevel: 0,
     batch: 4,
     open: (plan) =>

@@ -11,6 +11,7 @@ const USAGE = `Usage: deno task convert SOURCE TARGET [options]
   SOURCE            folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json, …)
   TARGET            folder for the bundle
   --dtype DTYPE     ${DTYPES.join(" | ")} (default q8)
+  --variant NAME    which training of its family it is, where the config does not tell (bd3lm | mdlm)
   --name NAME       name of the model (default: the recipe's, or else TARGET's)
   --recipe FILE     JSON: name, defaults, samplePrompts, infill markers
   --force           replace a bundle that is there already
@@ -26,6 +27,7 @@ async function main(args: string[]): Promise<number> {
       options: {
         dtype: { type: "string", default: "q8" },
         name: { type: "string" },
+        variant: { type: "string" },
         recipe: { type: "string" },
         force: { type: "boolean", default: false },
         help: { type: "boolean", default: false },
@@ -62,8 +64,9 @@ async function run(
   source: string,
   target: string,
   dtype: Dtype,
-  { name, recipe: recipeFile, force }: { name?: string; recipe?: string; force: boolean },
+  options: { name?: string; variant?: string; recipe?: string; force: boolean },
 ): Promise<void> {
+  const { name, variant, recipe: recipeFile, force } = options;
   const recipe = recipeFile === undefined ? undefined : await readRecipe(recipeFile);
   // Ctrl-C ends the conversion as an error would, so that nothing half-written stays.
   const abort = new AbortController();
@@ -76,6 +79,7 @@ async function run(
     target,
     dtype,
     name,
+    variant,
     recipe,
     force,
     signal: abort.signal,

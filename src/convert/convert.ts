@@ -13,6 +13,8 @@ import { type ConvertProgress, type Dtype, planTensors, writeWeights } from "./t
 export const RecipeSchema = v.strictObject({
   name: v.string(),
   defaults: v.optional(ManifestSchema.entries.defaults, {}),
+  /** Where blocks begin, if the model was not trained as its family is decoded. */
+  blockGrid: v.optional(ManifestSchema.entries.blockGrid),
   samplePrompts: v.optional(v.array(v.string()), []),
   /** Texts of the marker tokens, where the model was trained to fill in. */
   infill: v.optional(
@@ -27,6 +29,8 @@ export interface ConvertOptions {
   /** Folder of the bundle; must not exist, unless `force` and it is a bundle. */
   readonly target: string;
   readonly dtype: Dtype;
+  /** Which training of its family the checkpoint is, where the config does not tell. */
+  readonly variant?: string | undefined;
   /** The model's name; else the recipe's, else the target folder's. */
   readonly name?: string | undefined;
   readonly recipe?: v.InferInput<typeof RecipeSchema> | undefined;
@@ -48,7 +52,7 @@ export async function convertCheckpoint(options: ConvertOptions): Promise<Manife
   const checkpoint = await openCheckpoint(options.source);
   const partial = `${target}.partial-${crypto.randomUUID().slice(0, 8)}`;
   try {
-    const facts = describe(checkpoint, family);
+    const facts = describe(checkpoint, family, options.variant);
     const recipe = parseRecipe(options.recipe ?? { name: basename(target) });
     const file = (path: string): BundleFile => ({ path, bytes: 1, sha256: "0".repeat(64) });
     const draft: Manifest = parseManifest({
@@ -57,8 +61,9 @@ export async function convertCheckpoint(options: ConvertOptions): Promise<Manife
       name: options.name ?? recipe.name,
       dtype: options.dtype,
       ...facts,
+      ...(recipe.blockGrid === undefined ? {} : { blockGrid: recipe.blockGrid }),
       ...(recipe.infill === undefined ? {} : { infill: infillIds(recipe.infill, checkpoint) }),
-      defaults: recipe.defaults,
+      defaults: { ...facts.defaults, ...recipe.defaults },
       samplePrompts: recipe.samplePrompts,
       files: {
         weights: file("weights.safetensors"),

@@ -6,8 +6,34 @@ import type { Manifest } from "../manifest.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 
 const scalar = v.union([v.string(), v.number(), v.boolean(), v.null()]);
-/** A field of a config; dots lead into objects. */
+/** A field of config.json or generation_config.json; dots lead into objects. */
 const configField = v.string();
+
+/** A value of ours: a constant, or what a field says, translated by a table where their words differ from ours. */
+const table = v.record(
+  v.string(),
+  v.union([
+    v.string(),
+    v.number(),
+    v.strictObject({
+      from: v.array(configField),
+      map: v.optional(v.record(v.string(), v.union([v.string(), v.number()]))),
+    }),
+  ]),
+);
+
+const blockLength = v.strictObject({
+  /** Fields with the lengths that the model was trained with; the default alone, where none is there. */
+  trained: v.optional(configField),
+  /** Any length may be chosen: the model knows no blocks. */
+  any: v.optional(v.boolean(), false),
+  default: v.array(configField),
+  /** Where the config says nothing. */
+  fallback: v.union([v.number(), v.literal("canvas")]),
+});
+
+/** Where a token's id is found: a field with ids, or the text of an added token. */
+const tokenSources = v.array(v.union([configField, v.strictObject({ text: v.string() })]));
 
 /** Schema of a file in models/families. */
 export const FamilySchema = v.strictObject({
@@ -16,44 +42,62 @@ export const FamilySchema = v.strictObject({
   about: v.string(),
   /** Fields (of config.json or generation_config.json) that must have one of these values where they are present. */
   requires: v.record(v.string(), v.array(scalar)),
-  /** Our architecture field -> the config's field, or its names in order of preference and a value for their absence. */
+  /**
+   * Our architecture field -> the config's field, or its names in order of preference and a value for their absence, or the
+   * quotient of two fields.
+   */
   architecture: v.record(
     v.string(),
     v.union([
       configField,
       v.strictObject({
         from: v.array(configField),
-        default: v.optional(v.union([v.number(), v.boolean()])),
+        quotient: v.optional(v.tuple([configField, configField])),
+        /** Fields that it is multiplied with, where they are there. */
+        times: v.optional(v.array(configField)),
+        default: v.optional(v.union([v.number(), v.boolean(), v.string()])),
+        /** Left out where nothing tells it. */
+        optional: v.optional(v.boolean()),
       }),
     ]),
   ),
-  /** Facts that hold for the whole family. */
-  facts: v.strictObject({
-    qkNorm: v.boolean(),
-    qkvBias: v.boolean(),
-    noise: v.literal("mask"),
-    attention: v.literal("block-causal"),
-    cache: v.literal("block"),
-    logitShift: v.literal(0),
-  }),
-  /**
-   * Our token -> the field X_id of config.json or generation_config.json; where neither has it, the text in field X of
-   * tokenizer_config.json counts.
-   */
+  /** Facts of model.json; parseManifest checks the values. */
+  facts: table,
+  /** Trainings of the same architecture that decode differently: one is chosen by what the config says, or by name. */
+  variants: v.optional(v.record(
+    v.string(),
+    v.strictObject({
+      /** Field -> the values that tell this variant; an empty list: its presence. */
+      when: v.record(v.string(), v.array(scalar)),
+      facts: table,
+      defaults: v.optional(table, {}),
+      blockLength: v.optional(blockLength),
+    }),
+  )),
+  /** Our token -> where its id is found, in order of preference; end-of-text tokens are gathered from all. */
   tokens: v.strictObject({
-    mask: configField,
-    eos: configField,
-    bos: configField,
-    pad: configField,
+    mask: tokenSources,
+    eos: tokenSources,
+    bos: tokenSources,
+    pad: tokenSources,
   }),
-  blockLength: v.strictObject({
-    trained: configField,
-    default: configField,
-    /** Where the config says nothing. */
-    fallback: v.number(),
-  }),
-  /** Our tensor -> the checkpoint's; {i} is the layer. */
-  tensors: v.record(v.string(), v.string()),
+  blockLength,
+  /** Decoding defaults. */
+  defaults: v.optional(table, {}),
+  /**
+   * Our tensor -> the checkpoint's; {i} is the layer, {e} the expert. `part`: only the rows of one of query, key and value
+   * of a fused matrix. `gate` and `up`: the rows of two matrices in turn.
+   */
+  tensors: v.record(
+    v.string(),
+    v.union([
+      v.string(),
+      v.strictObject({ from: v.string(), part: v.picklist(["q", "k", "v"]) }),
+      v.strictObject({ gate: v.string(), up: v.string() }),
+    ]),
+  ),
+  /** Tensors of ours that a checkpoint may lack (biases). */
+  optional: v.optional(v.array(v.string()), []),
   /** Tensors of the checkpoint, besides those above, that the model does not need. Any other is an error. */
   ignored: v.array(v.string()),
   /** Matrices (our names, {i} for any layer) that are never quantised. */
@@ -62,6 +106,7 @@ export const FamilySchema = v.strictObject({
 
 /** One family of checkpoints. */
 export type Family = v.InferOutput<typeof FamilySchema>;
+type ArchitectureSource = Exclude<Family["architecture"][string], string>;
 
 const FAMILIES = new URL("../../models/families/", import.meta.url);
 
@@ -131,66 +176,191 @@ function checkRequirements({ config, generationConfig }: Checkpoint, family: Fam
 /** What the manifest takes from the checkpoint's configs. */
 export type Described = Pick<
   Manifest,
-  "architecture" | "tokens" | "noise" | "attention" | "cache" | "logitShift" | "blockLength"
+  | "architecture"
+  | "tokens"
+  | "noise"
+  | "attention"
+  | "cache"
+  | "logitShift"
+  | "blockGrid"
+  | "blockStart"
+  | "blockLength"
+  | "defaults"
 >;
 
 /**
  * Reads a checkpoint's facts through its family; parseManifest checks the result.
  *
+ * @param variantName which of the family's variants it is, where the config does not tell
  * @throws {EngineError} `checkpoint_unsupported`, naming what is missing or not supported
  */
-export function describe(checkpoint: Checkpoint, family: Family): Described {
+export function describe(
+  checkpoint: Checkpoint,
+  family: Family,
+  variantName?: string,
+): Described {
   checkRequirements(checkpoint, family);
   const { config, generationConfig } = checkpoint;
-  const { qkNorm, qkvBias, ...facts } = family.facts;
   const lookUp = (field: string): unknown => at(config, field) ?? at(generationConfig, field);
-  const architecture: Record<string, unknown> = { qkNorm, qkvBias };
+  const first = (fields: readonly string[]): unknown =>
+    fields.map(lookUp).find((value) => value !== undefined);
+  const variant = variantOf(family, lookUp, variantName);
+  const { default: usual, fallback, trained, any } = variant?.blockLength ?? family.blockLength;
+  const blockLength = first(usual) ?? fallback;
+  const lengths = (trained === undefined ? undefined : lookUp(trained)) ??
+    (any ? undefined : [blockLength]);
+  return {
+    noise: "mask",
+    blockGrid: "absolute",
+    blockStart: "denoised",
+    logitShift: 0,
+    ...translated({ ...family.facts, ...variant?.facts }, first),
+    architecture: architectureOf(config, family),
+    tokens: tokensOf(checkpoint, family),
+    blockLength: {
+      default: blockLength,
+      ...(lengths === undefined ? {} : { trained: lengths }),
+    },
+    defaults: translated({ ...family.defaults, ...variant?.defaults }, first),
+  } as unknown as Described; // checked against the manifest's schema by the caller
+}
+
+/** The variant that is named, or else the one that the config tells. */
+function variantOf(
+  { variants, modelType }: Family,
+  lookUp: (field: string) => unknown,
+  name: string | undefined,
+) {
+  if (variants === undefined) {
+    if (name === undefined) return undefined;
+    throw new EngineError("invalid_request", `variant: ${modelType} has none`, {
+      param: "variant",
+    });
+  }
+  const names = Object.keys(variants);
+  if (name !== undefined && !names.includes(name)) {
+    throw new EngineError(
+      "invalid_request",
+      `variant: ${name} is not one of ${modelType}'s: ${names.join(", ")}`,
+      { param: "variant" },
+    );
+  }
+  const told = names.find((one) =>
+    Object.entries(variants[one].when).some(([field, values]) => {
+      const value = lookUp(field);
+      return value !== undefined &&
+        (values.length === 0 || values.some((allowed) => allowed === value));
+    })
+  );
+  const chosen = name ?? told;
+  if (chosen !== undefined) return variants[chosen];
+  const fields = [...new Set(names.flatMap((one) => Object.keys(variants[one].when)))];
+  throw new EngineError(
+    "checkpoint_unsupported",
+    `the config does not tell which training of ${modelType} this is (no ${
+      fields.join(", ")
+    }); name it: --variant ${names.join(" | ")}`,
+    { param: "variant" },
+  );
+}
+
+function architectureOf(
+  config: Checkpoint["config"],
+  family: Family,
+): Record<string, unknown> {
+  const architecture: Record<string, unknown> = {};
   for (const [ours, source] of Object.entries(family.architecture)) {
-    const spec = typeof source === "string" ? { from: [source], default: undefined } : source;
-    const value = spec.from.map((field) => at(config, field)).find((one) => one !== undefined) ??
-      spec.default;
-    if (value === undefined) {
+    const spec: ArchitectureSource = typeof source === "string" ? { from: [source] } : source;
+    const { from, quotient, times, default: fallback, optional } = spec;
+    const [dividend, divisor] = (quotient ?? []).map((field) => Number(at(config, field)));
+    const factors = (times ?? []).map((field) => Number(at(config, field) ?? 1));
+    const found = from.map((field) => at(config, field)).find((one) => one !== undefined) ??
+      (quotient === undefined ? fallback : dividend / divisor);
+    if (found === undefined && optional) continue;
+    if (found === undefined || Number.isNaN(found)) {
       throw new EngineError(
         "checkpoint_unsupported",
-        `config.json has no field ${spec.from.join(" or ")}`,
-        { param: spec.from[0] },
+        `config.json has no field ${[...from, ...(quotient ?? [])].join(" or ")}`,
+        { param: from[0] },
       );
     }
-    architecture[ours] = value;
+    architecture[ours] = typeof found === "number"
+      ? factors.reduce((product, factor) => product * factor, found)
+      : found;
   }
+  return nested(architecture);
+}
 
+/** `{ "experts.count": 8 }` as `{ experts: { count: 8 } }`. */
+function nested(flat: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const out: Record<string, unknown> = {};
+  for (const [path, value] of Object.entries(flat)) {
+    const [head, tail] = path.split(".");
+    if (tail === undefined) out[head] = value;
+    else out[head] = { ...out[head] as object, [tail]: value }; // only made here
+  }
+  return out;
+}
+
+function tokensOf(
+  checkpoint: Checkpoint,
+  family: Family,
+): Record<string, unknown> {
   const tokenizerConfig = JSON.parse(new TextDecoder().decode(checkpoint.tokenizerConfig));
   const added = addedTokens(checkpoint);
-  const token = (field: string): unknown => {
-    const named = tokenizerConfig[field.replace(/_id$/, "")];
-    return lookUp(field) ?? added.get(named?.content ?? named);
+  type Source = Family["tokens"]["mask"][number];
+  const { config, generationConfig } = checkpoint;
+  const idsOf = (source: Source): unknown[] => {
+    if (typeof source !== "string") return [added.get(source.text)];
+    const named = tokenizerConfig[source.replace(/_id$/, "")];
+    const found = [at(config, source), at(generationConfig, source)].flat();
+    return found.some((id) => id !== undefined) ? found : [added.get(named?.content ?? named)];
   };
-  const needed = (field: string): unknown => {
-    const id = token(field);
-    if (id !== undefined) return id;
+  const all = (
+    sources: readonly Source[],
+  ) => [...new Set(sources.flatMap(idsOf).filter((id) => id !== undefined))];
+  const needed = (name: "mask" | "eos") => {
+    const ids = all(family.tokens[name]);
+    if (ids.length > 0) return ids;
+    const [field] = family.tokens[name].filter((source) => typeof source === "string");
     throw new EngineError(
       "checkpoint_unsupported",
       `neither config.json nor generation_config.json names ${field}, nor tokenizer_config.json its text`,
       { param: field },
     );
   };
-  const eos = needed(family.tokens.eos);
-  const blockLength = lookUp(family.blockLength.default) ?? family.blockLength.fallback;
-  const tokens: Record<string, unknown> = {
-    mask: needed(family.tokens.mask),
-    eos: Array.isArray(eos) ? eos : [eos],
-    pad: token(family.tokens.pad),
-  };
-  if (tokenizerConfig.add_bos_token === true) tokens.bos = token(family.tokens.bos);
-  return {
-    ...facts,
-    architecture,
-    tokens,
-    blockLength: {
-      default: blockLength,
-      trained: lookUp(family.blockLength.trained) ?? [blockLength],
-    },
-  } as Described; // checked against the manifest's schema by the caller
+  const tokens: Record<string, unknown> = { mask: needed("mask")[0], eos: needed("eos") };
+  const [pad] = all(family.tokens.pad), [bos] = all(family.tokens.bos);
+  if (pad !== undefined) tokens.pad = pad;
+  if (tokenizerConfig.add_bos_token === true && bos !== undefined) tokens.bos = bos;
+  return tokens;
+}
+
+/** The values of a table for this checkpoint; what no field says is left out. */
+function translated(
+  table: Family["defaults"],
+  first: (fields: readonly string[]) => unknown,
+): Record<string, unknown> {
+  const out: Record<string, unknown> = {};
+  for (const [name, source] of Object.entries(table)) {
+    if (typeof source !== "object") {
+      out[name] = source;
+      continue;
+    }
+    const value = first(source.from);
+    if (value === undefined) continue;
+    const ours = source.map === undefined ? value : source.map[String(value)];
+    if (ours === undefined) {
+      throw new EngineError(
+        "checkpoint_unsupported",
+        `${source.from.join(" or ")} is ${JSON.stringify(value)}; supported: ` +
+          Object.keys(source.map ?? {}).join(", "),
+        { param: source.from[0] },
+      );
+    }
+    out[name] = ours;
+  }
+  return out;
 }
 
 /** Ids of the added tokens of tokenizer.json by their text. */
@@ -200,9 +370,11 @@ export function addedTokens(checkpoint: Checkpoint): ReadonlyMap<string, number>
   return new Map(added.map((token) => [token.content, token.id]));
 }
 
-/** Whether a tensor's name is one of the patterns, {i} standing for any layer. */
+/** Whether a tensor's name is one of the patterns, {i} standing for any layer and {e} for any expert. */
 export function fits(name: string, patterns: readonly string[]): boolean {
-  return patterns.includes(name.replace(/\.\d+\./, ".{i}."));
+  return patterns.includes(
+    name.replace(/\.\d+\./, ".{i}.").replace(/\.\d+\./, ".{e}."),
+  );
 }
 
 /** The value under a dotted path, undefined where there is none or null. */

@@ -21,10 +21,28 @@ const DERIVED_FILE = "derived";
 /** How quantised matrices are multiplied: as they are (MatMulNBits) or dequantised to float32 at load. */
 export type MatrixForm = "blockwise" | "dequantized";
 
+/** What a backend wants of weights. */
+export interface LayoutOptions {
+  readonly matrixForm: MatrixForm;
+  /** Whether quantised experts can run in QMoE. */
+  readonly fusedExperts: boolean;
+  /** `accuracy_level` of MatMulNBits: 4 lets a CPU multiply in int8. */
+  readonly accuracyLevel: number;
+}
+
 /** Bytes that a graph refers to by path. */
 export interface ExternalFile {
   readonly path: string;
   readonly data: Uint8Array;
+}
+
+/** Quantised experts in a graph. */
+export interface ExpertWeights {
+  readonly values: string;
+  readonly scales: string;
+  readonly bits: number;
+  /** elements that share a scale */
+  readonly block: number;
 }
 
 /** Puts the weights of one bundle into a graph. Used once, for one graph. */
@@ -36,12 +54,11 @@ export class WeightLayout {
 
   /**
    * @param file the whole weights file
-   * @param options.accuracyLevel `accuracy_level` of MatMulNBits: 4 lets a CPU multiply in int8
    */
   constructor(
     readonly header: SafetensorsHeader,
     readonly file: Uint8Array,
-    readonly options: { readonly form: MatrixForm; readonly accuracyLevel?: number },
+    readonly options: LayoutOptions,
   ) {}
 
   /** The files that the finished graph refers to. */
@@ -67,21 +84,21 @@ export class WeightLayout {
     });
   }
 
-  /** `x @ W^T (+ b)` for x [T, K] and the matrix `name` [N, K]. */
-  linear(graph: GraphBuilder, x: string, name: string, bias: boolean): string {
+  /** Whether the bundle has a tensor of this name. */
+  has(name: string): boolean {
+    return this.header.tensors.has(name);
+  }
+
+  /** `x @ W^T` for x [T, K] and the matrix `name` [N, K], and `+ b` where the bundle has a bias for it. */
+  linear(graph: GraphBuilder, x: string, name: string): string {
+    const bias = this.has(`${name}.bias`);
     const info = this.#info(`${name}.weight`);
-    if (info.dtype === "U8" && this.options.form === "blockwise") {
+    if (info.dtype === "U8" && this.options.matrixForm === "blockwise") {
       const weight = this.#once(
         `${name}.weight`,
         () => graph.initializer(`${name}.weight`, "uint8", info.shape, this.#inPlace(info)),
       );
-      const y = graph.node("MatMulNBits", [x, weight, this.#scaleTensor(graph, name)], {
-        K: info.shape[1] * info.shape[2],
-        N: info.shape[0],
-        bits: 8,
-        block_size: info.shape[2],
-        accuracy_level: this.options.accuracyLevel ?? 0,
-      }, { domain: "com.microsoft" });
+      const y = this.#blockwise(graph, x, weight, this.#scaleTensor(graph, name), info.shape);
       return bias ? graph.node("Add", [y, this.vector(graph, `${name}.bias`)]) : y;
     }
     const inputs = [x, this.#float(graph, name, info)];
@@ -89,10 +106,72 @@ export class WeightLayout {
     return graph.node("Gemm", inputs, { transB: 1 });
   }
 
+  /** Whether a matrix is stored block-wise quantised. */
+  isQuantized(name: string): boolean {
+    return this.#info(`${name}.weight`).dtype === "U8";
+  }
+
+  /** A float tensor as it is. */
+  matrix(graph: GraphBuilder, name: string): string {
+    const info = this.#info(`${name}.weight`);
+    return this.#once(
+      `${name}.weight`,
+      () => graph.initializer(`${name}.weight`, "float32", info.shape, this.#inPlace(info)),
+    );
+  }
+
+  /** The quantised matrices of all experts, [E, N, K / block, block] on disk, as QMoE reads them. */
+  experts(graph: GraphBuilder, name: string): ExpertWeights {
+    const info = this.#info(`${name}.weight`);
+    const [count, rows, blocks, block] = info.shape;
+    const values = this.#once(
+      `${name}.weight`,
+      () =>
+        graph.initializer(
+          `${name}.weight`,
+          "uint8",
+          [count, rows, blocks * block],
+          this.#inPlace(info),
+        ),
+    );
+    return { values, scales: this.#scaleTensor(graph, name), bits: 8, block };
+  }
+
+  /** `x @ W^T` for the quantised matrix of one expert. */
+  expert(graph: GraphBuilder, x: string, name: string, expert: number): string {
+    const part = (tensor: string, type: "uint8" | "float32") =>
+      this.#once(`${tensor}.${expert}`, () => {
+        const { shape: [count, ...shape], offset, length } = this.#info(tensor);
+        const each = length / count;
+        const range = { path: WEIGHTS_FILE, offset: offset + expert * each, length: each };
+        return graph.initializer(`${tensor}.${expert}`, type, shape, range);
+      });
+    const [, ...shape] = this.#info(`${name}.weight`).shape;
+    const weight = part(`${name}.weight`, "uint8");
+    return this.#blockwise(graph, x, weight, part(`${name}.scales`, "float32"), shape);
+  }
+
+  /** @param shape [N, K / block, block] */
+  #blockwise(
+    graph: GraphBuilder,
+    x: string,
+    weight: string,
+    scales: string,
+    [rows, blocks, block]: readonly number[],
+  ): string {
+    return graph.node("MatMulNBits", [x, weight, scales], {
+      K: blocks * block,
+      N: rows,
+      bits: 8,
+      block_size: block,
+      accuracy_level: this.options.accuracyLevel,
+    }, { domain: "com.microsoft" });
+  }
+
   /** Rows of the embedding for int64 ids [B, L]: float32 [B, L, hiddenSize]. */
   embed(graph: GraphBuilder, ids: string): string {
     const info = this.#info("embed.weight");
-    if (info.dtype === "U8" && this.options.form === "blockwise") {
+    if (info.dtype === "U8" && this.options.matrixForm === "blockwise") {
       // the same bytes as the head's matrix, seen as rows
       const table = this.#once("embed.table", () => {
         const dims = [info.shape[0], info.shape[1] * info.shape[2]];

@@ -124,9 +124,13 @@ for (const { name, ok, why } of await testBackends()) {
         { ids: [5, 6, 7, 99999] },
         { ids: [5, 6, 7, -1] },
         { ids: [] },
-        { start: 3 },
+        { start: -1 },
         { start: 512 },
-        { keep: 3 },
+        { keep: 5 },
+        { cached: 513 },
+        { blockLength: 0 },
+        { watch: [99999] },
+        { guidance: { scale: 1, ids: [5, 6, 7] } },
         { rows: [4] },
       ]
     ) {

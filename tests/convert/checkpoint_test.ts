@@ -70,8 +70,8 @@ async function addShard(source: string, extra: Uint8Array, weightMap: Record<str
 
 Deno.test("convert refuses facts that the runtime does not compute, wherever they are written", async () => {
   await refused(
-    { files: { "generation_config.json": { sampler: "mdlm" } } },
-    'generation_config.json: sampler is "mdlm"; a2d-qwen3 is supported with "bd3lm"',
+    { files: { "generation_config.json": { use_sliding_window: true } } },
+    "generation_config.json: use_sliding_window is true; a2d-qwen3 is supported with false",
   );
   await refused(
     { config: { layer_types: ["full_attention", "sliding_attention"] } },
@@ -156,11 +156,35 @@ Deno.test("convert reads the newer spelling of the rotation, and defaults that c
       rope_parameters: { rope_type: "default", rope_theta: 5000 },
       block_size: undefined,
     },
+    files: { "generation_config.json": { sampler: "bd3lm" } },
   }, async (_, convert) => {
     const { architecture, blockLength } = await convert();
     assertEquals(architecture.ropeTheta, 5000);
     assertEquals(blockLength, { default: 32, trained: [32] });
   }));
+
+Deno.test("convert takes a variant from the config or by name, and asks where neither tells", async () => {
+  const untold = { config: { block_size: undefined } };
+  await refused(untold, "no sampler, block_lengths, block_size); name it: --variant mdlm | bd3lm");
+  await withCheckpoint(untold, async (_, convert) => {
+    const { attention, cache, blockLength, defaults } = await convert({ variant: "mdlm" });
+    assertEquals([attention, cache, blockLength], ["bidirectional", "none", { default: 32 }]);
+    assertEquals(defaults, {
+      unmasking: "low_confidence_static",
+      transferSchedule: "linear",
+    });
+    assertEquals((await convert({ variant: "bd3lm", force: true })).attention, "block-causal");
+    const error = await assertRejects(() => convert({ variant: "xyz", force: true }), EngineError);
+    assertEquals([error.code, error.param], ["invalid_request", "variant"]);
+  });
+  const told = {
+    files: { "generation_config.json": { sampler: "mdlm", right_shift_logits: true } },
+  };
+  await withCheckpoint(told, async (_, convert) => {
+    const { attention, logitShift } = await convert(); // block_size would tell bd3lm
+    assertEquals([attention, logitShift], ["bidirectional", 1]);
+  });
+});
 
 Deno.test("convert does without tokenizer_config.json", () =>
   withCheckpoint({}, async (folder, convert) => {

@@ -2,7 +2,9 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { Engine } from "../../src/engine.ts";
 import { EngineError } from "../../src/errors.ts";
 import type { CommitFrame, DraftFrame, EndFrame, Frame } from "../../src/frame.ts";
-import { type GenerateOptions, resolveOptions, UNMASKING } from "../../src/options.ts";
+import { UNMASKING } from "../../src/decoding.ts";
+import type { Manifest } from "../../src/manifest.ts";
+import { type GenerateOptions, resolveOptions } from "../../src/options.ts";
 import { byteTokenizer } from "../support/byte_tokenizer.ts";
 import { decodeNaively } from "../support/oracle.ts";
 import {
@@ -37,49 +39,97 @@ function outputIds(frames: readonly Frame[]): number[] {
 const promptOf = (length: number, seed = 1) =>
   Array.from({ length }, (_, i) => 16 + ((i * 37 + seed * 101) % 200));
 
-function resolve(prompt: readonly number[], options: GenerateOptions) {
-  return resolveOptions(options, manifest, { promptTokens: prompt.length, randomSeed: 0 });
+function resolve(prompt: readonly number[], options: GenerateOptions, facts: Manifest = manifest) {
+  return resolveOptions(options, facts, { promptTokens: prompt.length, randomSeed: 0 });
 }
 
-for (const unmasking of UNMASKING) {
+/** Runs the engine and the oracle, and compares every state; the reason for the end. */
+async function compareWithOracle(
+  engine: Engine,
+  prompt: readonly number[],
+  options: GenerateOptions,
+): Promise<string> {
+  const frames = await collect(engine.denoise(prompt, options));
+  const oracle = scriptedSession({ script });
+  const facts = engine.manifest;
+  const resolved = resolve(prompt, options, facts);
+  const expected = await decodeNaively(oracle, 0, prompt, resolved, facts);
+  const end = frames.at(-1) as EndFrame; // the last frame of every finished generation
+  assertEquals(outputIds(frames), expected.ids);
+  assertEquals(end.finishReason, expected.finishReason);
+  const seen = frames
+    .filter((f): f is DraftFrame | CommitFrame => f.type === "draft" || f.type === "commit")
+    .map((f) => f.tokens.map((t) => t.id));
+  // the engine cuts a block at its end-of-text token; what it shows up to there must be the oracle's
+  assertEquals(seen, expected.trajectory.map((block, i) => block.slice(0, seen[i].length)));
+  assertEquals(end.usage.forwardPasses, expected.trajectory.length, "no pass that changes nothing");
+  return end.finishReason;
+}
+
+/** Kinds of models by their facts. */
+const KINDS: Readonly<Record<string, Partial<Manifest>>> = {
+  "block-causal": {},
+  "block-causal, blocks from the prompt's end": { blockGrid: "prompt" },
+  "block-causal, shifted": { logitShift: 1, blockGrid: "prompt" },
+  "block-causal, first position predicted": { logitShift: 1, blockStart: "predicted" },
+  "bidirectional": { attention: "bidirectional", cache: "none", blockGrid: "prompt" },
+  "bidirectional, shifted": {
+    attention: "bidirectional",
+    cache: "none",
+    blockGrid: "prompt",
+    logitShift: 1,
+  },
+};
+
+for (const [kind, facts] of Object.entries(KINDS)) {
+  Deno.test(`engine equals the naive oracle id by id: ${kind}`, async () => {
+    const session = scriptedSession({ script });
+    const engine = new Engine(scriptedManifest({ bos: 6, facts }), byteTokenizer(), session);
+    const reasons = new Set<string>();
+    for (const unmasking of ["low_confidence_dynamic", "sequential"] as const) {
+      for (const blockLength of [4, 8, 16]) {
+        for (const length of [1, 7, 8, 13, 40]) {
+          for (const cfgScale of [0, 1.5]) {
+            reasons.add(
+              await compareWithOracle(engine, promptOf(length, blockLength), {
+                unmasking,
+                blockLength,
+                cfgScale,
+                seed: length,
+                temperature: length === 13 ? 0.8 : 0,
+                maxTokens: 37,
+                confidenceThreshold: 0.4,
+                suppressTokens: length === 8 ? [70, 80, 90] : [],
+              }),
+            );
+          }
+        }
+      }
+    }
+    assert(reasons.size === 2, "both ways to end must be covered");
+    await engine.close();
+  });
+}
+
+for (const unmasking of UNMASKING.filter((name) => name !== "origin")) {
   Deno.test(`engine equals the naive oracle id by id: ${unmasking}`, async () => {
     const { engine } = openEngine();
-    const oracle = scriptedSession({ script });
     const reasons = new Set<string>();
     for (const blockLength of [4, 8, 16, 32]) {
       for (const length of [1, 7, 8, 13, 40]) {
         for (const temperature of [0, 0.8]) {
-          const options = {
-            unmasking,
-            blockLength,
-            temperature,
-            seed: length,
-            maxTokens: 50,
-            confidenceThreshold: 0.4,
-            entropyBound: 2,
-            denoisingSteps: blockLength === 16 ? 5 : undefined,
-          };
-          const prompt = promptOf(length, blockLength);
-          const frames = await collect(engine.denoise(prompt, options));
-          const expected = await decodeNaively(
-            oracle,
-            0,
-            prompt,
-            resolve(prompt, options),
-            manifest,
+          reasons.add(
+            await compareWithOracle(engine, promptOf(length, blockLength), {
+              unmasking,
+              blockLength,
+              temperature,
+              seed: length,
+              maxTokens: 50,
+              confidenceThreshold: 0.4,
+              entropyBound: 2,
+              denoisingSteps: blockLength === 16 ? 5 : undefined,
+            }),
           );
-          const end = frames.at(-1) as EndFrame; // the last frame of every finished generation
-          assertEquals(outputIds(frames), expected.ids);
-          assertEquals(end.finishReason, expected.finishReason);
-          const seen = frames
-            .filter((f): f is DraftFrame | CommitFrame => f.type === "draft" || f.type === "commit")
-            .map((f) => f.tokens.map((t) => t.id));
-          // the engine cuts a block at its end-of-text token; what it shows up to there must be the oracle's
-          assertEquals(
-            seen,
-            expected.trajectory.map((block, i) => block.slice(0, seen[i].length)),
-          );
-          reasons.add(end.finishReason);
         }
       }
     }
