@@ -5,6 +5,7 @@ import { basename, join, resolve } from "node:path";
 import * as v from "valibot";
 import { EngineError } from "../errors.ts";
 import { type BundleFile, type Manifest, ManifestSchema, parseManifest } from "../manifest.ts";
+import { chatTemplateOf } from "./chat_template.ts";
 import { type Checkpoint, openCheckpoint, readConfig } from "./checkpoint.ts";
 import { addedTokens, describe, familyOf, loadFamilies } from "./family.ts";
 import { type ConvertProgress, type Dtype, planTensors, writeWeights } from "./tensors.ts";
@@ -58,6 +59,7 @@ export async function convertCheckpoint(options: ConvertOptions): Promise<Manife
       dtype: options.dtype,
       ...facts,
       ...(recipe.infill === undefined ? {} : { infill: infillIds(recipe.infill, checkpoint) }),
+      chatTemplate: chatTemplateOf(checkpoint),
       defaults: recipe.defaults,
       samplePrompts: recipe.samplePrompts,
       files: {

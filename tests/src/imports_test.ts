@@ -4,11 +4,11 @@ const ROOT = new URL("../../", import.meta.url);
 
 /** The floors of the house, lowest first. A file may import from lower floors, and from its own folder. */
 const FLOORS: readonly (readonly string[])[] = [
-  ["src/errors.ts", "src/random.ts", "src/stop_text.ts"],
-  ["src/safetensors.ts", "src/manifest.ts", "src/block.ts", "src/frame.ts"],
+  ["src/errors.ts", "src/random.ts", "src/stop_text.ts", "src/jinja.ts"],
+  ["src/safetensors.ts", "src/manifest.ts", "src/block.ts", "src/frame.ts", "src/guard.ts"],
   ["src/options.ts"],
   ["src/graph/", "src/tokenizer.ts", "src/loader.ts", "src/sampler.ts", "src/unmask.ts"],
-  ["src/backend/"],
+  ["src/backend/", "src/chat.ts"],
   ["src/session.ts"],
   ["src/remote_session.ts", "src/sequence.ts"],
   ["src/session_worker.ts", "src/scheduler.ts"],
