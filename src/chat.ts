@@ -9,7 +9,7 @@ import type { TextCodec } from "./tokenizer.ts";
 const ROLES = ["system", "user", "assistant", "tool"] as const;
 
 const text = v.string("must be a string");
-const objects = v.array(
+const objects: v.GenericSchema<readonly Readonly<Record<string, unknown>>[]> = v.array(
   v.record(v.string(), v.unknown(), "must be an object"),
   "must be a list of objects",
 );
@@ -49,9 +49,9 @@ export const chatEntries = {
 const ChatSchema = v.strictObject(chatEntries);
 
 /** One turn of a conversation. */
-export type ChatMessage = v.InferInput<typeof MessageSchema>;
+export type ChatMessage = Readonly<v.InferInput<typeof MessageSchema>>;
 /** How a conversation is rendered. */
-export type ChatOptions = Omit<v.InferInput<typeof ChatSchema>, "messages">;
+export type ChatOptions = Readonly<Omit<v.InferInput<typeof ChatSchema>, "messages">>;
 
 /** A rendered conversation, in which a stand-in keeps the place of whatever must not be read as a special token. */
 interface RenderedChat {

@@ -165,24 +165,17 @@ export class Engine {
    */
   chat(messages: readonly ChatMessage[], options: ChatRunOptions = {}): AsyncGenerator<Frame> {
     const { tools, addGenerationPrompt, templateOptions, ...run } = options;
-    if ("suffix" in run) {
-      throw new EngineError("invalid_request", "suffix: a conversation has none", {
-        param: "suffix",
-      });
-    }
-    return this.denoise(
-      this.encodeChat(messages, { tools, addGenerationPrompt, templateOptions }),
-      run,
-    );
+    const fact = "suffix: a conversation has none";
+    if ("suffix" in run) throw new EngineError("invalid_request", fact, { param: "suffix" });
+    const prompt = this.encodeChat(messages, { tools, addGenerationPrompt, templateOptions });
+    return this.denoise(prompt, run);
   }
 
   /**
-   * The token ids of a conversation, through the model's own chat template. Special tokens that the template writes are such;
-   * text in a message, a tool or an option that looks like one stays text. Nothing is added: the template writes the token
-   * that opens a prompt, where the model wants one.
+   * The token ids of a conversation: special tokens where the template writes them, never where a message, a tool or an
+   * option does. None is added in front, since templates write the token that opens a prompt.
    *
-   * @throws {EngineError} `invalid_request`: a message or option at fault, what the template refuses, or a model without a
-   * template; `context_exceeded`
+   * @throws {EngineError} `invalid_request`, also for a model without a template; `context_exceeded`
    */
   encodeChat(messages: readonly ChatMessage[], options: ChatOptions = {}): number[] {
     this.#encodeChat ??= chatEncoder(this.manifest, this.codec);

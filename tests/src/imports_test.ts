@@ -32,7 +32,7 @@ async function* sources(folder: string): AsyncGenerator<string> {
 
 /** Relative imports of a file, as paths from the root. */
 async function importsOf(path: string): Promise<string[]> {
-  const text = (await Deno.readTextFile(new URL(path, ROOT))).replaceAll(/^ \*.*$/gm, "");
+  const text = (await Deno.readTextFile(new URL(path, ROOT))).replaceAll(/^ *\*.*$/gm, "");
   const specifiers = text.matchAll(/(?:from\s+|import\(|import\s+)"(\.[^"]+)"/g);
   return [...specifiers].map(([, specifier]) =>
     new URL(specifier, new URL(path, ROOT)).href.slice(ROOT.href.length)
