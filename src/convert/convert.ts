@@ -50,6 +50,7 @@ export async function convertCheckpoint(options: ConvertOptions): Promise<Manife
   const partial = `${target}.partial-${crypto.randomUUID().slice(0, 8)}`;
   try {
     const facts = describe(checkpoint, family);
+    const chatTemplate = chatTemplateOf(checkpoint);
     const recipe = parseRecipe(options.recipe ?? { name: basename(target) });
     const file = (path: string): BundleFile => ({ path, bytes: 1, sha256: "0".repeat(64) });
     const draft: Manifest = parseManifest({
@@ -59,7 +60,7 @@ export async function convertCheckpoint(options: ConvertOptions): Promise<Manife
       dtype: options.dtype,
       ...facts,
       ...(recipe.infill === undefined ? {} : { infill: infillIds(recipe.infill, checkpoint) }),
-      chatTemplate: chatTemplateOf(checkpoint),
+      ...chatTemplate === undefined ? {} : { chatTemplate },
       defaults: recipe.defaults,
       samplePrompts: recipe.samplePrompts,
       files: {
