@@ -1,5 +1,6 @@
 /** Engine: loads a model and denoises for many callers at once over one ModelSession. */
 import { type BackendName, BACKENDS } from "./backend/backend.ts";
+import { chatEncoder, type ChatMessage, type ChatOptions } from "./chat.ts";
 import { EngineError } from "./errors.ts";
 import type { EndFrame, Frame } from "./frame.ts";
 import { type Bundle, loadBundle, type LoadProgress } from "./loader.ts";
@@ -36,6 +37,9 @@ export type RunOptions = GenerateOptions & {
   readonly random?: () => number;
 };
 
+/** {@link RunOptions} of a conversation, which has no suffix, and how it is rendered. */
+export type ChatRunOptions = Omit<RunOptions, "suffix"> & ChatOptions;
+
 /** What the engine is busy with. */
 export interface EngineLoad {
   readonly running: number;
@@ -48,6 +52,8 @@ export class Engine {
   #scheduler: Scheduler;
   #wake: (() => void) | undefined;
   #closed = false;
+  /** made by the first encodeChat() */
+  #encodeChat: ReturnType<typeof chatEncoder> | undefined;
   #loop: Promise<void>;
 
   /** For tests and embedders with a session of their own; others call {@link loadEngine}. */
@@ -149,6 +155,44 @@ export class Engine {
       if (frame.type === "end") return frame;
     }
     throw new EngineError("backend_failed", "the generation ended without an end frame");
+  }
+
+  /**
+   * Writes the next turn of a conversation, which the model's own chat template makes a prompt of.
+   *
+   * @throws {EngineError} as {@link Engine.denoise} and {@link Engine.encodeChat}
+   *
+   * @example
+   * ```ts
+   * import { loadBundle, loadEngine } from "./mod.ts";
+   * const bundle = await loadBundle(new URL("../models/tiny/", import.meta.url));
+   * // This model came without a template; one from a checkpoint is in the manifest already.
+   * const chatTemplate = "{% for m in messages %}// {{ m.content }}\\n{% endfor %}function ";
+   * const manifest = { ...bundle.manifest, chatTemplate };
+   * await using engine = await loadEngine({ ...bundle, manifest });
+   * const messages = [{ role: "user", content: "Tells whether a value is a string." }] as const;
+   * for await (const frame of engine.chat(messages, { maxTokens: 16 })) {
+   *   if (frame.type === "end" && frame.text === "") throw new Error("no text");
+   * }
+   * ```
+   */
+  chat(messages: readonly ChatMessage[], options: ChatRunOptions = {}): AsyncGenerator<Frame> {
+    const { tools, addGenerationPrompt, templateOptions, ...run } = options;
+    const fact = "suffix: a conversation has none";
+    if ("suffix" in run) throw new EngineError("invalid_request", fact, { param: "suffix" });
+    const prompt = this.encodeChat(messages, { tools, addGenerationPrompt, templateOptions });
+    return this.denoise(prompt, run);
+  }
+
+  /**
+   * The token ids of a conversation: special tokens where the template writes them, never where a message, a tool or an
+   * option does. None is added in front, since templates write the token that opens a prompt.
+   *
+   * @throws {EngineError} `invalid_request`, also for a model without a template; `context_exceeded`
+   */
+  encodeChat(messages: readonly ChatMessage[], options: ChatOptions = {}): number[] {
+    this.#encodeChat ??= chatEncoder(this.manifest, this.codec);
+    return this.#encodeChat(messages, options);
   }
 
   /** The token ids of a prompt: text that looks like a special token stays text. */

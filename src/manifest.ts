@@ -90,6 +90,8 @@ export const ManifestSchema = v.strictObject({
   infill: v.optional(
     v.strictObject({ prefix: tokenId, suffix: tokenId, middle: tokenId }),
   ),
+  /** Jinja source that makes a conversation a text, where the model was trained on conversations. */
+  chatTemplate: v.optional(v.pipe(v.string(), v.minLength(1))),
   /** Decoding defaults that suit this model; the rest comes from options.ts. */
   defaults: v.strictObject(decodingEntries),
   /** Prompts that suit the model, for the page. */

@@ -3,7 +3,9 @@
  *
  * @module
  */
+export { chatEntries, type ChatMessage, type ChatOptions, renderChat } from "./chat.ts";
 export {
+  type ChatRunOptions,
   Engine,
   type EngineLoad,
   type EngineOptions,

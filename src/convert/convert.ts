@@ -5,6 +5,7 @@ import { basename, join, resolve } from "node:path";
 import * as v from "valibot";
 import { EngineError } from "../errors.ts";
 import { type BundleFile, type Manifest, ManifestSchema, parseManifest } from "../manifest.ts";
+import { chatTemplateOf } from "./chat_template.ts";
 import { type Checkpoint, openCheckpoint, readConfig } from "./checkpoint.ts";
 import { addedTokens, describe, familyOf, loadFamilies } from "./family.ts";
 import { type ConvertProgress, type Dtype, planTensors, writeWeights } from "./tensors.ts";
@@ -53,6 +54,7 @@ export async function convertCheckpoint(options: ConvertOptions): Promise<Manife
   const partial = `${target}.partial-${crypto.randomUUID().slice(0, 8)}`;
   try {
     const facts = describe(checkpoint, family, options.variant);
+    const chatTemplate = chatTemplateOf(checkpoint);
     const recipe = parseRecipe(options.recipe ?? { name: basename(target) });
     const file = (path: string): BundleFile => ({ path, bytes: 1, sha256: "0".repeat(64) });
     const draft: Manifest = parseManifest({
@@ -63,6 +65,7 @@ export async function convertCheckpoint(options: ConvertOptions): Promise<Manife
       ...facts,
       ...(recipe.blockGrid === undefined ? {} : { blockGrid: recipe.blockGrid }),
       ...(recipe.infill === undefined ? {} : { infill: infillIds(recipe.infill, checkpoint) }),
+      ...(chatTemplate === undefined ? {} : { chatTemplate }),
       defaults: { ...facts.defaults, ...recipe.defaults },
       samplePrompts: recipe.samplePrompts,
       files: {

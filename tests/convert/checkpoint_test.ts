@@ -2,6 +2,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { convertCheckpoint, type ConvertOptions } from "../../src/convert/convert.ts";
 import { fits, loadFamilies, parseFamily } from "../../src/convert/family.ts";
 import { EngineError } from "../../src/errors.ts";
+import { loadBundle } from "../../src/loader.ts";
 import { encodeHeader } from "../../src/safetensors.ts";
 import { writeCheckpoint } from "../support/checkpoint.ts";
 
@@ -192,6 +193,44 @@ Deno.test("convert does without tokenizer_config.json", () =>
     await convert();
     assertEquals(await Deno.readTextFile(`${folder}/target/tokenizer_config.json`), "{}");
   }));
+
+Deno.test("convert takes the chat template from where a checkpoint keeps it", async () => {
+  const other = { name: "tool_use", template: "b" };
+  const cases: [field: unknown, file: string | undefined, expected: string | undefined][] = [
+    [undefined, undefined, undefined],
+    [null, undefined, undefined],
+    ["{{ 1 }}", undefined, "{{ 1 }}"],
+    [[other, { name: "default", template: "a" }], undefined, "a"],
+    [[other], undefined, undefined],
+    ["field", "file\n", "file\n"],
+    [undefined, "file", "file"],
+    [7, "file", "file"],
+  ];
+  for (const [field, file, expected] of cases) {
+    const files = { "tokenizer_config.json": { chat_template: field } };
+    await withCheckpoint({ files }, async (folder, convert) => {
+      if (file !== undefined) {
+        await Deno.writeTextFile(`${folder}/source/chat_template.jinja`, file);
+      }
+      assertEquals((await convert()).chatTemplate, expected);
+      const { manifest, tokenizerConfig } = await loadBundle(`${folder}/target`);
+      assertEquals(manifest.chatTemplate, expected);
+      assertEquals(tokenizerConfig, JSON.parse(JSON.stringify({ chat_template: field })));
+    });
+  }
+});
+
+Deno.test("convert refuses a chat template that is none, and names its place", async () => {
+  const withField = (chat_template: unknown) => ({
+    files: { "tokenizer_config.json": { chat_template } },
+  });
+  await refused(withField({}), "tokenizer_config.json: chat_template: must be a text or a list");
+  await refused(withField("{% if %}"), "tokenizer_config.json: chat_template: ");
+  await refused(withField("fine"), "chat_template.jinja: ", async (source) => {
+    await Deno.writeTextFile(`${source}/chat_template.jinja`, "{{ 'open");
+  });
+  await refused({}, "chat_template.jinja", (source) => Deno.mkdir(`${source}/chat_template.jinja`));
+});
 
 Deno.test("convert leaves nothing when it is aborted in the middle", () =>
   withCheckpoint({}, async (folder, convert) => {

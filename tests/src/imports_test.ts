@@ -4,13 +4,20 @@ const ROOT = new URL("../../", import.meta.url);
 
 /** The floors of the house, lowest first. A file may import from lower floors, and from its own folder. */
 const FLOORS: readonly (readonly string[])[] = [
-  ["src/errors.ts", "src/random.ts", "src/stop_text.ts", "src/decoding.ts"],
+  [
+    "src/errors.ts",
+    "src/random.ts",
+    "src/stop_text.ts",
+    "src/decoding.ts",
+    "src/jinja.ts",
+  ],
   [
     "src/safetensors.ts",
     "src/manifest.ts",
     "src/block.ts",
     "src/frame.ts",
     "src/transfer_schedule.ts",
+    "src/guard.ts",
   ],
   ["src/options.ts"],
   [
@@ -21,7 +28,7 @@ const FLOORS: readonly (readonly string[])[] = [
     "src/unmask.ts",
     "src/passes.ts",
   ],
-  ["src/backend/"],
+  ["src/backend/", "src/chat.ts"],
   ["src/session.ts"],
   ["src/remote_session.ts", "src/sequence.ts"],
   ["src/session_worker.ts", "src/scheduler.ts"],
@@ -45,7 +52,7 @@ async function* sources(folder: string): AsyncGenerator<string> {
 
 /** Relative imports of a file, as paths from the root. */
 async function importsOf(path: string): Promise<string[]> {
-  const text = (await Deno.readTextFile(new URL(path, ROOT))).replaceAll(/^ \*.*$/gm, "");
+  const text = (await Deno.readTextFile(new URL(path, ROOT))).replaceAll(/^ *\*.*$/gm, "");
   const specifiers = text.matchAll(/(?:from\s+|import\(|import\s+)"(\.[^"]+)"/g);
   return [...specifiers].map(([, specifier]) =>
     new URL(specifier, new URL(path, ROOT)).href.slice(ROOT.href.length)
