@@ -2,7 +2,7 @@
 import { createHash, type Hash } from "node:crypto";
 import { constants, type FileHandle, open, rename, rm } from "node:fs/promises";
 import { EngineError, messageOf } from "../errors.ts";
-import type { HubRequests } from "./hub_request.ts";
+import type { HubAnswer, HubRequests } from "./hub_request.ts";
 
 /** A file of a repository, as the hub lists it. */
 export interface HubFile {
@@ -60,7 +60,9 @@ export async function downloadFile(
         "accept-encoding": "identity", // a range of a compressed form would not fit
         ...(received > 0 ? { range: `bytes=${received}-` } : {}),
       });
-      if (received > 0 && !goesOn(answer, received, file.bytes)) await restart();
+      const from = firstByte(answer);
+      if (from !== received) await restart();
+      if (from !== received) throw new Error("the server sent another range than was asked for");
       for await (const chunk of answer.chunks) {
         if (received + chunk.length > file.bytes) {
           await discard(partial);
@@ -90,11 +92,11 @@ export async function downloadFile(
   await onDisk(path, rename(partial, path));
 }
 
-/** Whether the answer holds the file from byte `from` on. A server that ignores the range answers 200 with all of it. */
-function goesOn(answer: { status: number; headers: Headers }, from: number, bytes: number) {
-  const range = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(answer.headers.get("content-range") ?? "");
-  return answer.status === 206 && range !== null && Number(range[1]) === from &&
-    (range[2] === "*" || Number(range[2]) === bytes);
+/** Where in the file the answer begins: at 0 where the server ignores the range, undefined where it holds nothing. */
+function firstByte({ status, headers }: HubAnswer): number | undefined {
+  if (status === 200) return 0;
+  const range = /^bytes (\d+)-/.exec(headers.get("content-range") ?? "");
+  return status === 206 && range !== null ? Number(range[1]) : undefined;
 }
 
 function startHash({ algorithm, bytes }: HubFile): Hash {

@@ -40,8 +40,6 @@ export interface HubRequests {
 }
 
 const API_TRIES = 3;
-const REDIRECTS = [301, 302, 303, 307, 308];
-const MOST_REDIRECTS = 8;
 /** A server that asks for a longer pause is not waited for. */
 const LONGEST_WAIT_MS = 300_000;
 
@@ -79,42 +77,19 @@ export function hubRequests(options: HubRequestOptions): HubRequests {
     return { signal: both, wait };
   };
 
-  /**
-   * Follows redirects itself: fetch may keep the Authorization header for a subdomain, but the token is for the hub alone, and
-   * a redirect must not lead to a file of this machine.
-   */
-  const follow = async (
-    from: string,
-    headers: Readonly<Record<string, string>>,
-    signal: AbortSignal,
-  ) => {
-    let url = new URL(from);
-    for (let hops = 0; hops <= MOST_REDIRECTS; hops++) {
-      if (!/^https?:$/.test(url.protocol)) {
-        throw unavailable(`${host} leads to ${url.protocol}, which is not http(s), for ${repo}`);
-      }
-      const isHub = url.origin === origin;
-      const authorization = isHub && token ? { authorization: `Bearer ${token}` } : undefined;
-      const response = await fetch(url, {
-        headers: { ...headers, ...authorization },
-        redirect: "manual",
-        signal,
-      });
-      const location = response.headers.get("location");
-      if (!REDIRECTS.includes(response.status) || location === null) return { response, isHub };
-      await response.body?.cancel();
-      url = new URL(location, url);
-    }
-    throw unavailable(`${host} redirects without end for ${repo}`);
-  };
-
   const get: HubRequests["get"] = async (url, headers = {}) => {
     const connection = connect();
-    const { response, isHub } = await connection.wait(follow(url, headers, connection.signal));
+    // Only a request that begins at the hub carries the token; fetch drops it where a redirect leads elsewhere.
+    const isOwn = token !== undefined && new URL(url).origin === origin;
+    const request = fetch(url, {
+      headers: isOwn ? { ...headers, authorization: `Bearer ${token}` } : headers,
+      signal: connection.signal,
+    });
+    const response = await connection.wait(request);
     if (!response.ok) {
       await response.body?.cancel();
       // 416, no such range, is for the caller: an answer without a byte
-      if (response.status !== 416) throw refusal(response, isHub);
+      if (response.status !== 416) throw refusal(response);
     }
     return {
       status: response.status,
@@ -123,8 +98,9 @@ export function hubRequests(options: HubRequestOptions): HubRequests {
     };
   };
 
-  const refusal = ({ status, headers }: Response, isHub: boolean): Error => {
-    // A file's host other than the hub answers by signed addresses: a new one from the hub may do.
+  const refusal = ({ status, headers, url }: Response): Error => {
+    // Another host that the hub led to knows signed addresses, no accounts: a new address may do.
+    const isHub = new URL(url).origin === origin;
     if (!isHub || status === 408 || status === 429 || status >= 500) {
       return new Broken(`the server answered ${status}`, askedWait(status, headers));
     }

@@ -71,7 +71,7 @@ function speed(bytes: number, left: number, seconds: number): string {
 export function formatBytes(bytes: number): string {
   if (bytes >= 10e9) return `${(bytes / 1e9).toFixed(1)} GB`;
   if (bytes >= 10e6) return `${(bytes / 1e6).toFixed(0)} MB`;
-  if (bytes >= 1e5) return `${(bytes / 1e6).toFixed(1)} MB`;
+  if (bytes >= 1e6) return `${(bytes / 1e6).toFixed(1)} MB`;
   return `${(bytes / 1e3).toFixed(1)} kB`;
 }
 
