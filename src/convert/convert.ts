@@ -7,7 +7,7 @@ import { EngineError } from "../errors.ts";
 import { type BundleFile, type Manifest, ManifestSchema, parseManifest } from "../manifest.ts";
 import { chatTemplateOf } from "./chat_template.ts";
 import { type Checkpoint, openCheckpoint, readConfig } from "./checkpoint.ts";
-import { addedTokens, describe, familyOf, loadFamilies } from "./family.ts";
+import { addedTokens, describe, type Family, familyOf, loadFamilies } from "./family.ts";
 import { type ConvertProgress, type Dtype, planTensors, writeWeights } from "./tensors.ts";
 
 /** What a model's maker adds to the facts of the checkpoint. */
@@ -48,8 +48,7 @@ export interface ConvertOptions {
  */
 export async function convertCheckpoint(options: ConvertOptions): Promise<Manifest> {
   const target = resolve(options.target);
-  await refuseExisting(target, options.force ?? false);
-  const family = familyOf(await readConfig(options.source), await loadFamilies());
+  const family = await checkFirst(options);
   const checkpoint = await openCheckpoint(options.source);
   const partial = `${target}.partial-${crypto.randomUUID().slice(0, 8)}`;
   try {
@@ -94,6 +93,18 @@ export async function convertCheckpoint(options: ConvertOptions): Promise<Manife
     await checkpoint.close();
     await rm(partial, { recursive: true, force: true });
   }
+}
+
+/**
+ * Refuses what the target and config.json alone rule out, before weights are read or downloaded.
+ *
+ * @throws {EngineError} as convertCheckpoint()
+ */
+export async function checkFirst(
+  { source, target, force }: Pick<ConvertOptions, "source" | "target" | "force">,
+): Promise<Family> {
+  await refuseExisting(resolve(target), force ?? false);
+  return familyOf(await readConfig(source), await loadFamilies());
 }
 
 function parseRecipe(json: unknown): v.InferOutput<typeof RecipeSchema> {
