@@ -266,6 +266,35 @@ Deno.test({
         assertEquals(watched.faults, []);
       });
 
+      await t.step(
+        "a model that knows no blocks offers its whole canvas, and decodes its way",
+        async () => {
+          await using server = openServer({
+            manifest: {
+              blockLength: { default: "canvas" },
+              facts: {
+                attention: "bidirectional",
+                cache: "none",
+                blockGrid: "prompt",
+                defaults: { unmasking: "entropy", temperature: 0.5 },
+              },
+            },
+          });
+          await using watched = await openPage(browser, `${server.url}/`);
+          const { page, faults } = watched;
+          await page.waitForSelector("input[name=block_length][value=canvas]:checked", {
+            state: "attached",
+          });
+          assertEquals(await page.inputValue("#unmasking"), "entropy");
+          assertEquals(await page.inputValue("#temperature"), "0.5");
+          await page.fill("#max_tokens", "12");
+          await page.keyboard.press("Control+Enter");
+          await finished(page);
+          assertEquals(await countCells(page), { masked: 0, settled: 12 });
+          assertEquals(faults, []);
+        },
+      );
+
       await t.step("the shipped model crystallises", async () => {
         await using engine = await loadEngine(TINY.href);
         const app = createApp(engine);
