@@ -10,7 +10,7 @@ Deno.test({
     const folder = await Deno.makeTempDir();
     try {
       const { bytes } = await writeSparseCheckpoint(`${folder}/source`, {
-        layers: 14,
+        layers: 24,
         hidden: 1024,
         heads: 16,
         ffn: 4096,
@@ -24,14 +24,14 @@ Deno.test({
           limit,
           output: "null",
         });
-      // Deno's own threads and heap are most of it; tests/bench/convert_8b.ts does the same at 8 billion weights
-      const limit = 400e6;
+      // what Deno itself reserves is most of it; tests/bench/convert_8b.ts does the same at 8 billion weights
+      const limit = 700e6;
       assert(bytes > 1.2 * limit, `${bytes} bytes of weights are no test of a limit of ${limit}`);
       const { code, peakResident } = await convert(limit, "bundle");
       assertEquals(code, 0);
       assert(peakResident < limit, `${peakResident} bytes were resident`);
       // and the limit is one: a process that may hold nothing does not get far
-      assert((await convert(20e6, "none")).code !== 0);
+      assert((await convert(200e6, "none")).code !== 0);
     } finally {
       await Deno.remove(folder, { recursive: true });
     }
