@@ -28,18 +28,23 @@ const dllm = (p: Trace["params"]) => ({
   transferSchedule: "linear" as const,
   cfgScale: p.cfg_scale ?? 0,
   suppressTokens: p.suppress_tokens ?? [],
+  deferTokens: p.begin_suppress_tokens ?? [],
 });
 
-const bd3lm: Translate = ({ params: p }) => ({
-  facts: { attention: "block-causal", cache: "block", blockGrid: "prompt", ...shiftOf(p) },
-  eos: [p.eos_id],
-  options: {
-    ...dllm(p),
-    maxTokens: p.max_new_tokens,
-    blockLength: p.block_size,
-    denoisingSteps: p.steps_per_block ?? ceilDiv(p.steps, ceilDiv(p.max_new_tokens, p.block_size)),
-  },
-});
+const bd3lm: Translate = ({ params: p, prompts }) => {
+  const longest = Math.max(...prompts.map((prompt) => prompt.length));
+  const maxTokens: number = p.max_new_tokens ?? p.max_length - longest;
+  return {
+    facts: { attention: "block-causal", cache: "block", blockGrid: "prompt", ...shiftOf(p) },
+    eos: [p.eos_id],
+    options: {
+      ...dllm(p),
+      maxTokens,
+      blockLength: p.block_size,
+      denoisingSteps: p.steps_per_block ?? ceilDiv(p.steps, ceilDiv(maxTokens, p.block_size)),
+    },
+  };
+};
 
 const mdlm: Translate = ({ params: p }, { prompt, canvas }) => ({
   facts: { attention: "bidirectional", cache: "none", blockGrid: "prompt", ...shiftOf(p) },
@@ -168,6 +173,7 @@ const fastDllmV2: Translate = ({ params: p }, { prompt }) => ({
 
 const llada2 = (stops: boolean): Translate => ({ params: p }, { prompt, canvas }) => {
   const blockLength: number = p.block_length ?? p.block_size;
+  const most = Math.floor((p.gen_length ?? p.max_new_tokens) / (p.minimal_topk ?? 1));
   return {
     facts: {},
     eos: stops ? [p.eos_id] : [],
@@ -177,7 +183,7 @@ const llada2 = (stops: boolean): Translate => ({ params: p }, { prompt, canvas }
       confidenceThreshold: p.threshold,
       maxTokens: canvas - prompt,
       blockLength,
-      denoisingSteps: p.steps ?? p.steps_per_block ?? blockLength,
+      denoisingSteps: Math.min(p.steps ?? p.steps_per_block ?? blockLength, most),
     },
   };
 };
