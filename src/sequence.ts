@@ -12,27 +12,18 @@ import {
   type Span,
   UNMASKED,
 } from "./block.ts";
-import {
-  type FinishReason,
-  FrameQueue,
-  type FrameToken,
-  type Timings,
-  type TokenState,
-} from "./frame.ts";
+import { blockTexts, frameTokens } from "./block_text.ts";
+import { type FinishReason, FrameQueue, type Timings } from "./frame.ts";
+import { canvasLength, gridOf, viewOf } from "./layout.ts";
 import type { Manifest } from "./manifest.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { makePasses, type Pass, type Passes, type PassView } from "./passes.ts";
 import { type Candidates, makeSampler, type Sampler, watchedTokens } from "./sampler.ts";
-import type { ForwardInput } from "./session.ts";
+import type { ForwardInput } from "./forward.ts";
 import { type StopText, stopText } from "./stop_text.ts";
 import type { TextCodec, TextStream } from "./tokenizer.ts";
 import { transferSchedule, type TransferStep } from "./transfer_schedule.ts";
 import { type Strategy, unmaskingStrategy } from "./unmask.ts";
-
-/** Tokens before a block that its drafts are decoded after: a character spans at most so many. */
-const DECODE_CONTEXT = 4;
-
-const STATE_NAMES: readonly TokenState[] = ["given", "masked", "unmasked"];
 
 /** One generation. Only the engine's loop calls `advance`; only its scheduler sets `slot`. */
 export class Sequence {
@@ -100,6 +91,7 @@ export class Sequence {
       promptTokens: prompt.length,
       blockLength: options.blockLength,
     });
+    this.#hasMore(); // or options would not have let it through
     this.#openBlock();
   }
 
@@ -171,39 +163,25 @@ export class Sequence {
     return ids.map((id, i) => states[start + i] === GIVEN ? this.manifest.tokens.mask : id);
   }
 
-  /** What the next pass is to tell: the open positions of the leftmost sub-block that has any. */
   #view(): PassView {
-    const { states } = this.#canvas;
-    const { subBlockLength } = this.options;
-    const block = this.#block;
-    const common = { length: states.length, block };
-    const lead = this.manifest.blockStart === "predicted" && block.start > 0 &&
-      states[block.start] === MASKED;
-    if (lead) return { ...common, subBlock: block, open: [block.start], lead };
-    const open: number[] = [];
-    const last = Math.min(block.end, this.#limit);
-    for (let p = block.start; p < last && open.length === 0; p++) {
-      if (states[p] !== MASKED) continue;
-      const sub = this.#subBlock(p, subBlockLength);
-      for (let q = p; q < Math.min(sub.end, last); q++) if (states[q] === MASKED) open.push(q);
-    }
-    const subBlock = open.length > 0 ? this.#subBlock(open[0], subBlockLength) : block;
-    return { ...common, subBlock, open, lead };
+    return viewOf(this.#canvas, {
+      block: this.#block,
+      limit: this.#limit,
+      subBlockLength: this.options.subBlockLength,
+      blockStart: this.manifest.blockStart,
+    });
   }
 
-  /** The sub-block of the current block that holds `position`. */
-  #subBlock(position: number, length: number): Span {
-    const { start, end } = this.#block;
-    const at = start + Math.floor((position - start) / length) * length;
-    return { start: at, end: Math.min(at + length, end) };
-  }
-
-  /** Opens the next block that has anything to write, or ends. */
-  #openBlock(): void {
+  /** Moves on to the next position that is to be written; whether there is one. */
+  #hasMore(): boolean {
     const { states } = this.#canvas;
     while (this.#settled < this.#limit && states[this.#settled] !== MASKED) this.#settled++;
-    if (this.#settled === this.#limit) return this.#end("length");
-    this.#block = blockAt(this.#grid, this.#settled, states.length);
+    return this.#settled < this.#limit;
+  }
+
+  /** Opens the block of the next position that is to be written. */
+  #openBlock(): void {
+    this.#block = blockAt(this.#grid, this.#settled, this.#canvas.states.length);
     this.#blockNumber++;
     this.#step = 0;
     this.#scheduled = undefined;
@@ -225,7 +203,7 @@ export class Sequence {
     const { denoisingSteps, transferSchedule: name, timestepEpsilon, unmasking } = this.options;
     const { blockLength } = this.options;
     if (this.#scheduled?.start !== subBlock.start) {
-      const length = Math.min(this.options.subBlockLength, blockLength);
+      const length = this.options.subBlockLength;
       this.#scheduled = subBlock;
       this.#schedule = transferSchedule(name, {
         masked: open.length,
@@ -255,76 +233,51 @@ export class Sequence {
       (end > this.promptTokens && states[end - 1] === UNMASKED && this.#eos.has(ids[end - 1]));
   }
 
-  /** Positions from the block's start to `end`. */
-  #tokens(texts: readonly string[], end: number): FrameToken[] {
-    const { ids, states, confidences } = this.#canvas;
-    const { start } = this.#block;
-    return texts.slice(0, end - start).map((text, i) => ({
-      id: ids[start + i],
-      text,
-      state: STATE_NAMES[states[start + i]],
-      confidence: confidences[start + i],
-    }));
-  }
-
-  /** Text of each position of the block up to `end`, decoded after what stands before it; a mask breaks characters. */
-  #blockTexts(end: number): string[] {
-    const { ids, states } = this.#canvas;
-    const { start } = this.#block;
-    const stream = this.codec.stream();
-    stream.push(Array.from(ids.subarray(Math.max(0, start - DECODE_CONTEXT), start)));
-    return Array.from({ length: end - start }, (_, i) => {
-      if (states[start + i] !== MASKED) return stream.push([ids[start + i]])[0];
-      stream.flush();
-      return "";
-    });
-  }
-
   #draft(): void {
     const { start, end } = this.#block;
-    const last = Math.min(end, this.#limit);
-    const texts = this.#blockTexts(last);
+    const span = { start, end: Math.min(end, this.#limit) };
+    const texts = blockTexts(this.#canvas, span, this.codec);
     this.#clock.firstFrame ||= performance.now();
     this.frames.push({
       type: "draft",
       block: this.#blockNumber,
       start,
       step: this.#step,
-      tokens: this.#tokens(texts, last),
+      tokens: frameTokens(this.#canvas, span, texts),
       text: texts.filter((_, i) => this.#canvas.states[start + i] !== GIVEN).join(""),
     });
   }
 
   /** Settles positions up to `end`, commits their text, and ends or opens the next block. */
   #finishBlock(end: number): void {
-    const { ids, states } = this.#canvas;
-    const texts = this.#blockTexts(end);
+    const span = { start: this.#block.start, end };
+    const texts = blockTexts(this.#canvas, span, this.codec);
     this.#clock.firstFrame ||= performance.now();
-    let reason: FinishReason | undefined = end >= this.#limit ? "length" : undefined;
-    for (; this.#settled < end; this.#settled++) {
-      if (states[this.#settled] !== UNMASKED) continue; // given behind a hole
-      const id = ids[this.#settled];
-      if (this.#eos.has(id) && this.#settled >= this.promptTokens) {
-        reason = "stop";
-        break;
-      }
-      this.#completionTokens++;
-      if (this.#stop.push(this.#output.push([id])[0])) {
-        reason = "stop";
-        break;
-      }
-    }
+    const reason = this.#settle(end);
     let text = this.#stop.take();
     if (reason !== undefined) {
       this.#stop.push(this.#output.flush());
       text += this.#stop.takeAll();
     }
     this.#text += text;
-    const tokens = this.#tokens(texts, end);
-    const { start } = this.#block;
+    const tokens = frameTokens(this.#canvas, span, texts);
+    const { start } = span;
     this.frames.push({ type: "commit", block: this.#blockNumber, start, text, tokens });
     if (reason === undefined) this.#openBlock();
     else this.#end(reason);
+  }
+
+  /** Adds the written positions up to `end` to the output; why it ends there, if it does. */
+  #settle(end: number): FinishReason | undefined {
+    const { ids, states } = this.#canvas;
+    for (; this.#settled < end; this.#settled++) {
+      if (states[this.#settled] !== UNMASKED) continue; // given behind a hole
+      const id = ids[this.#settled];
+      if (this.#eos.has(id) && this.#settled >= this.promptTokens) return "stop";
+      this.#completionTokens++;
+      if (this.#stop.push(this.#output.push([id])[0])) return "stop";
+    }
+    return this.#hasMore() ? undefined : "length";
   }
 
   #end(finishReason: FinishReason): void {
@@ -354,21 +307,4 @@ export class Sequence {
       tokensPerSecond: this.#completionTokens / Math.max(1e-3, (now - admitted) / 1000),
     };
   }
-}
-
-/** Where the blocks of a sequence begin. */
-function gridOf(
-  prompt: readonly number[],
-  { blockLength: length }: ResolvedOptions,
-  { blockGrid, tokens: { mask } }: Manifest,
-): BlockGrid {
-  // holes lie anywhere in the prompt: its end is no special place then
-  if (blockGrid === "absolute" || prompt.includes(mask)) return { length, offset: 0 };
-  return { length, offset: (length - prompt.length % length) % length };
-}
-
-/** A model that counts blocks from position 0 sees its last block whole, also behind the limit. */
-function canvasLength(limit: number, { length }: BlockGrid, manifest: Manifest): number {
-  if (manifest.attention === "bidirectional" || manifest.blockGrid === "prompt") return limit;
-  return Math.min(Math.ceil(limit / length) * length, manifest.architecture.contextLength);
 }

@@ -15,39 +15,14 @@ import {
   type Runner,
 } from "./backend/backend.ts";
 import { serialQueue } from "./backend/queue.ts";
+import { CANDIDATES } from "./decoding.ts";
 import { EngineError, messageOf } from "./errors.ts";
+import { askedRows, type ForwardInput, guideSlot, type Lane, lanesOf, place } from "./forward.ts";
 import { buildTransformer, TENSORS } from "./graph/transformer.ts";
 import { WeightLayout } from "./graph/weights.ts";
 import type { Manifest } from "./manifest.ts";
-import { CANDIDATES } from "./decoding.ts";
 import { parseSafetensors } from "./safetensors.ts";
 import type { Candidates } from "./sampler.ts";
-
-/** What one sequence brings to a forward pass. */
-export interface ForwardInput {
-  /** Cache slot of the sequence. */
-  readonly slot: number;
-  /** Position of `ids[0]`. */
-  readonly start: number;
-  readonly ids: readonly number[];
-  /** Cached positions 0 … `cached` are seen too, except those that `ids` stand for; `start` unless set. */
-  readonly cached?: number;
-  /** Positions attend to every position of their own block and of earlier ones; Infinity: of the whole canvas. */
-  readonly blockLength: number;
-  /** Positions that the first block lacks: blocks start at multiples of the length, less this. 0 unless set. */
-  readonly blockOffset?: number;
-  /** How many leading ids to put into the cache, at their positions. */
-  readonly keep: number;
-  /** Indices into `ids` whose candidates are wanted. */
-  readonly rows: readonly number[];
-  /** Ids whose own logits are wanted for every row. */
-  readonly watch?: readonly number[];
-  /**
-   * Classifier-free guidance: logits become `conditional + scale * (conditional - unconditional)`, where the unconditional
-   * ones come from these ids over a cache of their own.
-   */
-  readonly guidance?: { readonly scale: number; readonly ids: readonly number[] };
-}
 
 /** Runs forward passes for the engine; scripted in tests, in a Worker in the server. */
 export interface ModelSession {
@@ -75,31 +50,10 @@ export interface SessionPlan {
   readonly options: BackendOptions;
 }
 
-/** A key block beyond every query: padding that nothing sees. */
-const PADDING_BLOCK = 1e9;
-
-/** Where the unconditional keys and values of a slot lie. */
-const guideSlot = (slot: number) => -1 - slot;
-
-/** One batch row: an input, or the unconditional twin of one. */
-interface Lane {
-  readonly slot: number;
-  readonly ids: readonly number[];
-  readonly cached: number;
-  readonly input: ForwardInput;
-}
-
-/** The batch rows of a pass: first of all inputs, then of what guides them. */
-function lanesOf(inputs: readonly ForwardInput[]): Lane[] {
-  const lane = (input: ForwardInput, slot: number, ids: readonly number[]): Lane => {
-    return { slot, ids, cached: input.cached ?? input.start, input };
-  };
-  return [
-    ...inputs.map((input) => lane(input, input.slot, input.ids)),
-    ...inputs.flatMap((input) =>
-      input.guidance === undefined ? [] : [lane(input, guideSlot(input.slot), input.guidance.ids)]
-    ),
-  ];
+/** A vector of indices; the graph needs at least one. */
+function indices(values: readonly number[]): HostTensor {
+  const data = Int32Array.from(values.length > 0 ? values : [0]);
+  return { type: "int32", dims: [data.length], data };
 }
 
 /**
@@ -196,80 +150,28 @@ class RunnerSession implements ModelSession {
 
   async #forward(inputs: readonly ForwardInput[]): Promise<Candidates[]> {
     const lanes = lanesOf(inputs);
+    const batch = lanes.length;
     const length = Math.max(...lanes.map(({ ids }) => ids.length));
     const past = Math.max(this.#minPast, ...lanes.map(({ cached }) => cached));
+    const groups = this.#groups;
+    const { ids, positions, queryBlock, keyBlock } = place(lanes, { length, past, groups });
+    const { asked, guides, scales } = askedRows(inputs, length);
     const watch = [...new Set(inputs.flatMap((input) => input.watch ?? []))];
-    const rows = this.#rows(inputs, length);
-    const count = Math.max(1, rows.asked.length); // the graph needs at least one row
-    const int32 = (values: readonly number[], size: number) => ({
-      type: "int32" as const,
-      dims: [size],
-      data: Int32Array.from({ length: size }, (_, i) => values[i] ?? 0),
-    });
     const outputs = await this.#run(lanes, past, {
-      ...this.#positions(lanes, length, past),
-      [TENSORS.rows]: int32(rows.asked, count),
-      [TENSORS.guideRows]: int32(rows.guides, count),
+      [TENSORS.inputIds]: { type: "int64", dims: [batch, length], data: ids },
+      [TENSORS.positionIds]: { type: "int64", dims: [batch, length], data: positions },
+      [TENSORS.queryBlock]: { type: "float32", dims: [batch, length * groups], data: queryBlock },
+      [TENSORS.keyBlock]: { type: "float32", dims: [batch, past + length], data: keyBlock },
+      [TENSORS.rows]: indices(asked),
+      [TENSORS.guideRows]: indices(guides),
       [TENSORS.guideScale]: {
         type: "float32",
-        dims: [count, 1],
-        data: Float32Array.from({ length: count }, (_, i) => rows.scales[i] ?? 0),
+        dims: [Math.max(1, scales.length), 1],
+        data: Float32Array.from(scales.length > 0 ? scales : [0]),
       },
-      [TENSORS.watch]: int32(watch, Math.max(1, watch.length)),
-    }, { wantsCandidates: rows.asked.length > 0, wantsWatched: watch.length > 0 });
+      [TENSORS.watch]: indices(watch),
+    }, { wantsCandidates: asked.length > 0, wantsWatched: watch.length > 0 });
     return this.#split(inputs, outputs, watch);
-  }
-
-  /** What stands where, and who sees whom. */
-  #positions(lanes: readonly Lane[], length: number, past: number): Record<string, HostTensor> {
-    const batch = lanes.length;
-    const ids = new BigInt64Array(batch * length);
-    const positions = new BigInt64Array(batch * length);
-    const queryBlock = new Float32Array(batch * length * this.#groups).fill(-1);
-    const keyBlock = new Float32Array(batch * (past + length)).fill(PADDING_BLOCK);
-    lanes.forEach((lane, b) => {
-      const { start, blockLength, blockOffset = 0 } = lane.input;
-      const blockOf = (position: number) => Math.floor((position + blockOffset) / blockLength);
-      const keys = b * (past + length);
-      for (let p = 0; p < lane.cached; p++) {
-        const replaced = p >= start && p < start + lane.ids.length;
-        if (!replaced) keyBlock[keys + p] = blockOf(p);
-      }
-      lane.ids.forEach((id, i) => {
-        const block = blockOf(start + i);
-        ids[b * length + i] = BigInt(id);
-        positions[b * length + i] = BigInt(start + i);
-        keyBlock[keys + past + i] = block;
-        const at = (b * length + i) * this.#groups;
-        queryBlock.fill(block, at, at + this.#groups);
-      });
-    });
-    const dims = [batch, length];
-    return {
-      [TENSORS.inputIds]: { type: "int64", dims, data: ids },
-      [TENSORS.positionIds]: { type: "int64", dims, data: positions },
-      [TENSORS.queryBlock]: {
-        type: "float32",
-        dims: [batch, length * this.#groups],
-        data: queryBlock,
-      },
-      [TENSORS.keyBlock]: { type: "float32", dims: [batch, past + length], data: keyBlock },
-    };
-  }
-
-  /** The asked rows of the flattened batch, what guides each (itself where nothing does) and how much. */
-  #rows(inputs: readonly ForwardInput[], length: number) {
-    const asked: number[] = [], guides: number[] = [], scales: number[] = [];
-    let guide = inputs.length; // batch row of the next unconditional twin
-    inputs.forEach((input, b) => {
-      const twin = input.guidance === undefined ? b : guide++;
-      for (const row of input.rows) {
-        asked.push(b * length + row);
-        guides.push(twin * length + row);
-        scales.push(input.guidance?.scale ?? 0);
-      }
-    });
-    return { asked, guides, scales };
   }
 
   async #run(

@@ -18,6 +18,7 @@ const FLOORS: readonly (readonly string[])[] = [
     "src/frame.ts",
     "src/transfer_schedule.ts",
     "src/guard.ts",
+    "src/forward.ts",
   ],
   ["src/options.ts"],
   [
@@ -28,7 +29,7 @@ const FLOORS: readonly (readonly string[])[] = [
     "src/unmask.ts",
     "src/passes.ts",
   ],
-  ["src/backend/", "src/chat.ts"],
+  ["src/backend/", "src/chat.ts", "src/layout.ts", "src/block_text.ts"],
   ["src/session.ts"],
   ["src/remote_session.ts", "src/sequence.ts"],
   ["src/session_worker.ts", "src/scheduler.ts"],

@@ -1,5 +1,6 @@
 /** Replays a recorded forward pass of reference code through a session: the logits of every row that counts. */
-import type { ForwardInput, ModelSession } from "../../src/session.ts";
+import type { ForwardInput } from "../../src/forward.ts";
+import type { ModelSession } from "../../src/session.ts";
 import type { ForwardCase } from "./vectors.ts";
 
 /** Logits [row][vocabulary] of one batch row, and which columns of the recorded input they belong to. */

@@ -4,7 +4,8 @@
  */
 import type { Manifest } from "../../src/manifest.ts";
 import type { Candidates } from "../../src/sampler.ts";
-import type { ForwardInput, ModelSession } from "../../src/session.ts";
+import type { ForwardInput } from "../../src/forward.ts";
+import type { ModelSession } from "../../src/session.ts";
 
 /** Specials of the scripted vocabulary; bytes follow from id 16 on (see byte_tokenizer.ts). */
 export const SCRIPTED_TOKENS = { pad: 0, mask: 1, eos: 2, prefix: 3, suffix: 4, middle: 5 };
