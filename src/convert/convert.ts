@@ -7,7 +7,8 @@ import { EngineError } from "../errors.ts";
 import { type BundleFile, type Manifest, ManifestSchema, parseManifest } from "../manifest.ts";
 import { chatTemplateOf } from "./chat_template.ts";
 import { type Checkpoint, openCheckpoint, readConfig } from "./checkpoint.ts";
-import { addedTokens, describe, type Family, familyOf, loadFamilies } from "./family.ts";
+import { addedTokens, describe } from "./describe.ts";
+import { type Family, familyOf, loadFamilies } from "./family.ts";
 import { type ConvertProgress, type Dtype, planTensors, writeWeights } from "./tensors.ts";
 
 /** What a model's maker adds to the facts of the checkpoint. */
