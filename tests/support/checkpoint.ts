@@ -1,5 +1,6 @@
 /** Small checkpoints in Hugging Face layout, made for tests. */
 import { convertCheckpoint } from "../../src/convert/convert.ts";
+import type { Dtype } from "../../src/convert/tensors.ts";
 import { type Bundle, loadBundle } from "../../src/loader.ts";
 import { randomFrom } from "../../src/random.ts";
 import { encodeHeader } from "../../src/safetensors.ts";
@@ -96,14 +97,22 @@ export async function writeCheckpoint(
 }
 
 /** The float32 bundle of the checkpoint that `fill` puts into a folder. */
-export async function floatBundleOf(fill: (folder: string) => Promise<void>): Promise<Bundle> {
+export function floatBundleOf(fill: (folder: string) => Promise<void>): Promise<Bundle> {
+  return convertedBundle(fill, "fp32");
+}
+
+/** The bundle of the checkpoint that `fill` puts into a folder. */
+export async function convertedBundle(
+  fill: (folder: string) => Promise<void>,
+  dtype: Dtype,
+): Promise<Bundle> {
   const folder = await Deno.makeTempDir();
   try {
     await fill(`${folder}/source`);
     await convertCheckpoint({
       source: `${folder}/source`,
       target: `${folder}/bundle`,
-      dtype: "fp32",
+      dtype,
     });
     return await loadBundle(`${folder}/bundle`);
   } finally {
