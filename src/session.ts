@@ -79,7 +79,7 @@ export async function openSession(plan: SessionPlan): Promise<ModelSession> {
   const layout = new WeightLayout(
     parseSafetensors(plan.weights, plan.manifest.files.weights.path),
     plan.weights,
-    { form: backend.matrixForm, accuracyLevel: backend.accuracyLevel },
+    { forms: backend.matrixForms, accuracyLevel: backend.accuracyLevel },
   );
   const model = buildTransformer(architecture, layout, { candidates });
   const layers = Array.from({ length: architecture.layers }, (_, i) => i);

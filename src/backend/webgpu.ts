@@ -42,7 +42,7 @@ export async function openWebGpu({ softwareAdapter }: BackendOptions): Promise<B
   return {
     name: "webgpu",
     description: `WebGPU, ${label}${software ? " (software)" : ""}`,
-    matrixForm: "blockwise",
+    matrixForms: { q4: "blockwise", q8: "blockwise", w8a8: "blockwise" },
     accuracyLevel: 0,
     batch: 8,
     open: async (plan) => {

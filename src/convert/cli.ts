@@ -3,8 +3,9 @@ import { readFile } from "node:fs/promises";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { EngineError, messageOf } from "../errors.ts";
+import { type Dtype, DTYPES } from "../manifest.ts";
 import { convertCheckpoint } from "./convert.ts";
-import { type ConvertProgress, type Dtype, DTYPES } from "./tensors.ts";
+import type { ConvertProgress } from "./tensors.ts";
 
 const USAGE = `Usage: deno task convert SOURCE TARGET [options]
 
@@ -12,7 +13,7 @@ const USAGE = `Usage: deno task convert SOURCE TARGET [options]
   TARGET            folder for the bundle
   --dtype DTYPE     ${DTYPES.join(" | ")} (default q8)
   --name NAME       name of the model (default: the recipe's, or else TARGET's)
-  --recipe FILE     JSON: name, defaults, samplePrompts, infill markers
+  --recipe FILE     JSON: name, defaults, samplePrompts, infill markers, precision
   --force           replace a bundle that is there already
 `;
 

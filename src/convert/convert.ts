@@ -4,10 +4,17 @@ import { mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from "nod
 import { basename, join, resolve } from "node:path";
 import * as v from "valibot";
 import { EngineError } from "../errors.ts";
-import { type BundleFile, type Manifest, ManifestSchema, parseManifest } from "../manifest.ts";
+import {
+  type BundleFile,
+  type Dtype,
+  type Manifest,
+  ManifestSchema,
+  parseManifest,
+} from "../manifest.ts";
 import { type Checkpoint, openCheckpoint, readConfig } from "./checkpoint.ts";
 import { addedTokens, describe, familyOf, loadFamilies } from "./family.ts";
-import { type ConvertProgress, type Dtype, planTensors, writeWeights } from "./tensors.ts";
+import { checkPatterns, choosePrecision, PrecisionSchema } from "./precision.ts";
+import { type ConvertProgress, planTensors, writeWeights } from "./tensors.ts";
 
 /** What a model's maker adds to the facts of the checkpoint. */
 export const RecipeSchema = v.strictObject({
@@ -18,6 +25,8 @@ export const RecipeSchema = v.strictObject({
   infill: v.optional(
     v.strictObject({ prefix: v.string(), suffix: v.string(), middle: v.string() }),
   ),
+  /** Matrices that are stored in another form than the one asked for; counts before the family's table. */
+  precision: v.optional(PrecisionSchema, {}),
 });
 
 /** What to convert, and how. */
@@ -69,7 +78,12 @@ export async function convertCheckpoint(options: ConvertOptions): Promise<Manife
     await mkdir(partial, { recursive: true });
     await writeFile(join(partial, "tokenizer.json"), checkpoint.tokenizer);
     await writeFile(join(partial, "tokenizer_config.json"), checkpoint.tokenizerConfig);
-    const plan = planTensors(checkpoint, family, draft.architecture, options.dtype);
+    const { layers } = draft.architecture;
+    const tables = [recipe.precision, family.precision];
+    const precision = choosePrecision(options.dtype, { tables, layers });
+    const plan = planTensors(checkpoint, family, draft.architecture, precision);
+    const names = plan.filter((tensor) => !tensor.isVector).map((tensor) => tensor.name);
+    checkPatterns(recipe.precision, { names, layers });
     await writeWeights(join(partial, "weights.safetensors"), checkpoint, plan, options);
     const manifest: Manifest = {
       ...draft,

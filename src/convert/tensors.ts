@@ -1,16 +1,13 @@
 /** The tensors of a bundle: which there are, where each comes from, and how it is written. */
 import { open } from "node:fs/promises";
 import { EngineError } from "../errors.ts";
-import { QUANTIZATION_BLOCK } from "../graph/weights.ts";
-import type { Architecture } from "../manifest.ts";
-import { encodeHeader, type SafetensorsDtype, tensorBytes } from "../safetensors.ts";
+import { storable, storedTensors } from "../graph/storage.ts";
+import type { Architecture, Dtype } from "../manifest.ts";
+import { encodeHeader, tensorBytes } from "../safetensors.ts";
 import type { Checkpoint } from "./checkpoint.ts";
+import { ENCODERS } from "./encode.ts";
 import { type Family, fits } from "./family.ts";
-import { allFinite, quantize } from "./quantize.ts";
-
-/** Storage forms that convert can write. */
-export const DTYPES = ["q8", "fp32"] as const;
-export type Dtype = typeof DTYPES[number];
+import { allFinite } from "./quantize.ts";
 
 /** How far a conversion has come. */
 export interface ConvertProgress {
@@ -28,19 +25,24 @@ export interface TensorPlan {
   readonly source: string;
   readonly rows: number;
   readonly columns: number;
-  readonly quantized: boolean;
+  /** How a matrix is stored; vectors are always F32. */
+  readonly form: Dtype;
   readonly isVector: boolean;
   readonly sourceRow: (row: number) => number;
   /** the source column of every column, where they differ */
   readonly sourceColumns: Uint32Array | undefined;
 }
 
-/** All tensors of the bundle, in the order of the file. */
+/**
+ * All tensors of the bundle, in the order of the file.
+ *
+ * @param precision the form that a matrix should have; one that cannot take it stays fp32
+ */
 export function planTensors(
   checkpoint: Checkpoint,
   family: Family,
   a: Architecture,
-  dtype: Dtype,
+  precision: (name: string) => Dtype,
 ): TensorPlan[] {
   const groups = a.heads / a.kvHeads;
   /** position in group-major order -> position in the checkpoint's kv-major order */
@@ -87,15 +89,15 @@ export function planTensors(
       );
     }
     const isVector = shape.length === 1;
-    const columns = isVector ? shape[0] : shape[1];
+    const rows = isVector ? 1 : shape[0], columns = isVector ? shape[0] : shape[1];
+    const form = isVector ? "fp32" : precision(name);
     return {
       name,
       source: from,
-      rows: isVector ? 1 : shape[0],
+      rows,
       columns,
       isVector,
-      quantized: dtype === "q8" && !isVector && columns % QUANTIZATION_BLOCK === 0 &&
-        !family.keepFloat.includes(pattern),
+      form: storable(form, [rows, columns]) ? form : "fp32",
       sourceRow: part === "q.weight" ? groupMajor : same,
       sourceColumns: part === "o.weight" || part === "q.bias"
         ? Uint32Array.from({ length: columns }, (_, column) => groupMajor(column))
@@ -130,25 +132,19 @@ export async function writeWeights(
     readonly signal?: AbortSignal;
   },
 ): Promise<void> {
-  const entries = plan.flatMap((tensor) => {
-    const { name, rows, columns, quantized, isVector } = tensor;
-    const entry = (name: string, dtype: SafetensorsDtype, shape: number[]) => ({
-      name,
-      dtype,
-      shape,
-    });
-    if (!quantized) return [entry(name, "F32", isVector ? [columns] : [rows, columns])];
-    const blocks = columns / QUANTIZATION_BLOCK;
-    return [
-      entry(name, "U8", [rows, blocks, QUANTIZATION_BLOCK]),
-      entry(name.replace(/weight$/, "scales"), "F32", [rows, blocks]),
-    ];
-  });
-  const header = encodeHeader(entries);
-  const bytesTotal = entries.reduce((sum, e) => sum + tensorBytes(e.dtype, e.shape), header.length);
+  const stored = plan.map(({ name, rows, columns, form, isVector }) =>
+    isVector
+      ? [{ name, dtype: "F32" as const, shape: [columns] }]
+      : storedTensors(name.replace(/\.weight$/, ""), form, [rows, columns])
+  );
+  const header = encodeHeader(stored.flat());
+  const bytesTotal = stored.flat().reduce(
+    (sum, { dtype, shape }) => sum + tensorBytes(dtype, shape),
+    header.length,
+  );
   const file = await open(path, "wx");
   let position = 0, bytesWritten = 0;
-  const write = async (array: Uint8Array | Float32Array, at: number) => {
+  const write = async (array: ArrayBufferView, at: number) => {
     const bytes = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
     for (let done = 0; done < bytes.length;) {
       done += (await file.write(bytes, done, bytes.length - done, at + done)).bytesWritten;
@@ -158,9 +154,14 @@ export async function writeWeights(
   try {
     await write(header, 0);
     position = header.length;
-    for (const tensor of plan) {
-      const { rows, columns, quantized } = tensor;
-      const scalesAt = position + rows * columns;
+    for (const [index, tensor] of plan.entries()) {
+      const { source, rows, columns, form } = tensor;
+      // where each stored tensor of the matrix begins, and the bytes of one row in it
+      const parts = stored[index].map(({ dtype, shape }) => {
+        const bytes = tensorBytes(dtype, shape), start = position;
+        position += bytes;
+        return { start, rowBytes: bytes / rows };
+      });
       const step = Math.max(1, Math.floor(CHUNK_ELEMENTS / columns));
       for (let row = 0; row < rows; row += step) {
         signal?.throwIfAborted();
@@ -169,21 +170,14 @@ export async function writeWeights(
         if (!allFinite(weights)) {
           throw new EngineError(
             "checkpoint_unsupported",
-            `tensor ${tensor.source} holds numbers that are not finite`,
+            `tensor ${source} holds numbers that are not finite`,
           );
         }
-        if (quantized) {
-          const { values, scales } = quantize(weights);
-          await write(values, position + row * columns);
-          await write(scales, scalesAt + row * columns / QUANTIZATION_BLOCK * 4);
-        } else {
-          await write(weights, position + row * columns * 4);
+        for (const [part, bytes] of ENCODERS[form]({ weights, columns, source }).entries()) {
+          await write(bytes, parts[part].start + row * parts[part].rowBytes);
         }
         onProgress?.({ tensor: tensor.name, bytesWritten, bytesTotal });
       }
-      position = quantized
-        ? scalesAt + rows * columns / QUANTIZATION_BLOCK * 4
-        : position + rows * columns * 4;
     }
   } finally {
     await file.close();

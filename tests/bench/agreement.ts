@@ -5,12 +5,12 @@
 import { parseArgs } from "node:util";
 import { BACKENDS } from "../../src/backend/backend.ts";
 import type { Bundle } from "../../src/loader.ts";
+import { DTYPES } from "../../src/manifest.ts";
 import { randomFrom } from "../../src/random.ts";
 import { type ForwardInput, openSession } from "../../src/session.ts";
 import { loadTokenizer } from "../../src/tokenizer.ts";
 import { convertedBundle } from "../support/checkpoint.ts";
 import { TINY, unpackCheckpoint } from "../support/tiny.ts";
-import { DTYPES } from "../../src/convert/tensors.ts";
 
 const BLOCK_LENGTH = 16;
 
@@ -81,7 +81,9 @@ export async function logProbabilities(
       const [{ ids, logits, logSumExp }] = await session.forward([input]);
       logSumExp.forEach((lse, n) => {
         const row = new Float32Array(vocabSize);
-        for (let at = n * vocabSize; at < (n + 1) * vocabSize; at++) row[ids[at]] = logits[at] - lse;
+        for (let at = n * vocabSize; at < (n + 1) * vocabSize; at++) {
+          row[ids[at]] = logits[at] - lse;
+        }
         rows.push(row);
       });
     }
@@ -135,7 +137,9 @@ if (import.meta.main) {
   const passes = await heldoutPasses(exact, Infinity);
   const truth = passes.flatMap((pass) => pass.truth);
   const reference = await logProbabilities(exact, passes, "wasm");
-  console.log(`${truth.length} masked held-out positions, block length ${BLOCK_LENGTH}, ${backend}`);
+  console.log(
+    `${truth.length} masked held-out positions, block length ${BLOCK_LENGTH}, ${backend}`,
+  );
   console.log("| dtype | same top token as fp32 | mean KL, nats | cross-entropy, nats |");
   for (const dtype of dtypes) {
     const bundle = await convertedBundle(unpackCheckpoint, dtype);

@@ -4,7 +4,8 @@
  */
 import { parseArgs } from "node:util";
 import { quantize } from "../../src/convert/quantize.ts";
-import { dequantize } from "../../src/graph/weights.ts";
+import { dequantize4, dequantize8 } from "../../src/graph/storage.ts";
+import { quantize4 } from "../../src/convert/quantize_q4.ts";
 import type { Bundle } from "../../src/loader.ts";
 import { parseSafetensors } from "../../src/safetensors.ts";
 import { floatBundle } from "../support/tiny.ts";
@@ -93,7 +94,7 @@ function* grid(from: number, to: number, steps: number) {
 const ROUNDINGS: Readonly<Record<string, Rounding>> = {
   "q8": (b) => {
     const { values, scales } = quantize(b);
-    b.set(dequantize(values, scales, [1, 1, BLOCK]));
+    b.set(dequantize8(values, scales));
   },
   "rtn7": (b) => b.set(symmetric(b, Math.abs(extreme(b)) / 7, -7)),
   "rtn8": (b) => b.set(symmetric(b, -extreme(b) / 8, -8)),
@@ -107,17 +108,23 @@ const ROUNDINGS: Readonly<Record<string, Rounding>> = {
   },
   "search8 both": (b) => {
     const most = -extreme(b) / 8;
-    best(b, [...grid(0.6, 1.2, 60)].flatMap((f) => [
-      symmetric(b, most * f, -8),
-      symmetric(b, -most * f, -8),
-    ]));
+    best(
+      b,
+      [...grid(0.6, 1.2, 60)].flatMap((f) => [
+        symmetric(b, most * f, -8),
+        symmetric(b, -most * f, -8),
+      ]),
+    );
   },
   "search8 both refined": (b) => {
     const most = -extreme(b) / 8;
-    best(b, [...grid(0.6, 1.2, 30)].flatMap((f) => [
-      ...refined(b, most * f, -8, 3),
-      ...refined(b, -most * f, -8, 3),
-    ]));
+    best(
+      b,
+      [...grid(0.6, 1.2, 30)].flatMap((f) => [
+        ...refined(b, most * f, -8, 3),
+        ...refined(b, -most * f, -8, 3),
+      ]),
+    );
   },
   "minmax zero": (b) => {
     const [low, high] = range(b);
@@ -126,12 +133,19 @@ const ROUNDINGS: Readonly<Record<string, Rounding>> = {
   },
   "search zero": (b) => {
     const [low, high] = range(b);
-    best(b, [...grid(0.6, 1.1, 50)].flatMap((f) => {
-      const s = (high - low) / 15 * f;
-      if (s === 0) return [b.slice()];
-      const z = even(-low / s - (1 / f - 1) * 7.5);
-      return [z - 1, z, z + 1].map((zero) => asymmetric(b, s, clamp(zero, 0, 15)));
-    }));
+    best(
+      b,
+      [...grid(0.6, 1.1, 50)].flatMap((f) => {
+        const s = (high - low) / 15 * f;
+        if (s === 0) return [b.slice()];
+        const z = even(-low / s - (1 / f - 1) * 7.5);
+        return [z - 1, z, z + 1].map((zero) => asymmetric(b, s, clamp(zero, 0, 15)));
+      }),
+    );
+  },
+  "search zero fitted": (b) => {
+    const { values, scales, zeros } = quantize4(b, BLOCK);
+    b.set(dequantize4(values, scales, zeros, 1));
   },
   "hqq float zero": (b) => hqq(b, 10, false),
   "hqq": (b) => hqq(b, 10, true),
@@ -140,7 +154,10 @@ const ROUNDINGS: Readonly<Record<string, Rounding>> = {
 };
 
 /** A float32 bundle whose matrices went through the rounding that `pick` names for them. */
-export function replay(bundle: Bundle, pick: (name: string) => string | undefined): [Bundle, number] {
+export function replay(
+  bundle: Bundle,
+  pick: (name: string) => string | undefined,
+): [Bundle, number] {
   const weights = bundle.weights.slice();
   let error = 0;
   for (const [name, info] of parseSafetensors(weights, "weights").tensors) {
@@ -170,7 +187,9 @@ const measure = async (label: string, pick: (name: string) => string | undefined
   console.log(tableRow(label, compare(reference, rows, truth)), `squares ${error.toFixed(3)}`);
 };
 if (flags.exceptions === undefined) {
-  for (const name of flags.only?.split(",") ?? Object.keys(ROUNDINGS)) await measure(name, () => name);
+  for (const name of flags.only?.split(",") ?? Object.keys(ROUNDINGS)) {
+    await measure(name, () => name);
+  }
 } else {
   const base = flags.exceptions;
   const tables: Record<string, RegExp> = {

@@ -1,7 +1,7 @@
 /** Small checkpoints in Hugging Face layout, made for tests. */
 import { convertCheckpoint } from "../../src/convert/convert.ts";
-import type { Dtype } from "../../src/convert/tensors.ts";
 import { type Bundle, loadBundle } from "../../src/loader.ts";
+import type { Dtype } from "../../src/manifest.ts";
 import { randomFrom } from "../../src/random.ts";
 import { encodeHeader } from "../../src/safetensors.ts";
 
