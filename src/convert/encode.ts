@@ -23,8 +23,8 @@ type Bytes = Float32Array | Uint16Array | Uint8Array;
  * @throws {EngineError} `checkpoint_unsupported` where the form cannot hold a number
  */
 export const ENCODERS: Readonly<Record<Dtype, (rows: Rows) => readonly Bytes[]>> = {
-  q4: ({ weights, columns }) => {
-    const { values, scales, zeros } = quantize4(weights, columns);
+  q4: ({ weights }) => {
+    const { values, scales, zeros } = quantize4(weights);
     return [values, scales, zeros];
   },
   q8: ({ weights }) => {

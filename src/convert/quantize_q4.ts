@@ -14,7 +14,7 @@ export interface Quantized4 {
   /** level + zero, two weights to a byte, low half first */
   readonly values: Uint8Array;
   readonly scales: Float32Array;
-  /** one for each block, two to a byte, low half first; each row starts at a byte of its own */
+  /** one for each block, two to a byte, low half first */
   readonly zeros: Uint8Array;
 }
 
@@ -25,32 +25,30 @@ interface Grid {
 }
 
 /**
- * Quantises whole rows of finite weights to 4 bits.
+ * Quantises finite weights to 4 bits.
  *
- * @param columns length of a row, a multiple of the block
+ * @param weights row-major, whose length is a multiple of two blocks, with no pair of blocks across two rows
  *
  * @example
  * ```ts
  * import { quantize4 } from "./quantize_q4.ts";
- * const { values, scales } = quantize4(Float32Array.from({ length: 32 }, (_, i) => i % 16), 32);
+ * const { values, scales } = quantize4(Float32Array.from({ length: 64 }, (_, i) => i % 16));
  * if (values[1] !== 0x32 || scales[0] !== 1) throw new Error("sixteen even steps fit exactly");
  * ```
  */
-export function quantize4(weights: Float32Array, columns: number): Quantized4 {
-  const blocks = columns / QUANTIZATION_BLOCK, rows = weights.length / columns;
-  if (!Number.isInteger(blocks) || !Number.isInteger(rows)) {
-    throw new RangeError(`${weights.length} weights in rows of ${columns} are no blocks`);
+export function quantize4(weights: Float32Array): Quantized4 {
+  const pairs = weights.length / (2 * QUANTIZATION_BLOCK);
+  if (!Number.isInteger(pairs)) {
+    throw new RangeError(`${weights.length} weights are no pairs of blocks`);
   }
-  const zeroBytes = Math.ceil(blocks / 2);
   const values = new Uint8Array(weights.length / 2);
-  const scales = new Float32Array(rows * blocks);
-  const zeros = new Uint8Array(rows * zeroBytes);
+  const scales = new Float32Array(2 * pairs);
+  const zeros = new Uint8Array(pairs);
   for (let b = 0; b < scales.length; b++) {
     const start = b * QUANTIZATION_BLOCK;
     const { scale, zero } = bestGrid(weights, start);
     scales[b] = scale;
-    const place = b % blocks;
-    zeros[(b - place) / blocks * zeroBytes + (place >> 1)] |= zero << (place % 2 * 4);
+    zeros[b >> 1] |= zero << (b % 2 * 4);
     for (let i = start; i < start + QUANTIZATION_BLOCK; i += 2) {
       values[i >> 1] = level(weights[i], scale, zero) | level(weights[i + 1], scale, zero) << 4;
     }

@@ -1,7 +1,7 @@
 /** The tensors of a bundle: which there are, where each comes from, and how it is written. */
 import { open } from "node:fs/promises";
 import { EngineError } from "../errors.ts";
-import { storable, storedTensors } from "../graph/storage.ts";
+import { storedForm, storedTensors } from "../graph/storage.ts";
 import type { Architecture, Dtype } from "../manifest.ts";
 import { encodeHeader, tensorBytes } from "../safetensors.ts";
 import type { Checkpoint } from "./checkpoint.ts";
@@ -36,7 +36,7 @@ export interface TensorPlan {
 /**
  * All tensors of the bundle, in the order of the file.
  *
- * @param precision the form that a matrix should have; one that cannot take it stays fp32
+ * @param precision the form that a matrix should have; storedForm() says what becomes of one that cannot
  */
 export function planTensors(
   checkpoint: Checkpoint,
@@ -90,14 +90,13 @@ export function planTensors(
     }
     const isVector = shape.length === 1;
     const rows = isVector ? 1 : shape[0], columns = isVector ? shape[0] : shape[1];
-    const form = isVector ? "fp32" : precision(name);
     return {
       name,
       source: from,
       rows,
       columns,
       isVector,
-      form: storable(form, [rows, columns]) ? form : "fp32",
+      form: isVector ? "fp32" : storedForm(precision(name), [rows, columns]),
       sourceRow: part === "q.weight" ? groupMajor : same,
       sourceColumns: part === "o.weight" || part === "q.bias"
         ? Uint32Array.from({ length: columns }, (_, column) => groupMajor(column))

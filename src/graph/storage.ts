@@ -3,13 +3,13 @@
  *
  * | form | NAME.weight              | NAME.scales     | NAME.zeros        |
  * | ---- | ------------------------ | --------------- | ----------------- |
- * | q4   | U8 [N, K / 32, 16]       | F32 [N, K / 32] | U8 [N, ⌈K / 64⌉]  |
+ * | q4   | U8 [N, K / 32, 16]       | F32 [N, K / 32] | U8 [N, K / 64]    |
  * | q8   | U8 [N, K / 32, 32]       | F32 [N, K / 32] |                   |
  * | w8a8 | U8 [N, K]                | F32 [N]         |                   |
  * | fp16 | F16 [N, K]               |                 |                   |
  * | fp32 | F32 [N, K]               |                 |                   |
  *
- * q8 and w8a8 hold value + 128. q4 holds level + zero, two to a byte, low half first, as do the zeros of a row's blocks.
+ * q8 and w8a8 hold value + 128. q4 holds level + zero, two to a byte, low half first, and so do the zeros of two blocks.
  * The form of a matrix is read from its type and shape, so that a bundle may mix forms.
  */
 import { EngineError } from "../errors.ts";
@@ -46,7 +46,7 @@ export function storedTensors(
       return [
         weight("U8", rows, blocks, QUANTIZATION_BLOCK / 2),
         scales(rows, blocks),
-        { name: `${name}.zeros`, dtype: "U8", shape: [rows, Math.ceil(blocks / 2)] },
+        { name: `${name}.zeros`, dtype: "U8", shape: [rows, blocks / 2] },
       ];
     case "q8":
       return [weight("U8", rows, blocks, QUANTIZATION_BLOCK), scales(rows, blocks)];
@@ -60,13 +60,22 @@ export function storedTensors(
 }
 
 /**
- * Whether a matrix can be stored in a form: whole blocks, and tensors of whole 4-byte words, because the tensors of a file
- * follow each other and float32 ones must stay aligned.
+ * The form in which a matrix is stored where `wanted` is asked for: what does not divide into whole blocks (for q4, whole
+ * pairs of blocks, as WebGPU's kernel for the embedding needs) or into whole 4-byte words (the tensors of a file follow each
+ * other, and float32 ones must stay aligned) is q8 instead of q4, else fp32.
  */
-export function storable(form: Dtype, shape: readonly [number, number]): boolean {
-  const blockwise = form !== "fp16" && form !== "fp32";
-  return (!blockwise || shape[1] % QUANTIZATION_BLOCK === 0) &&
-    storedTensors("", form, shape).every((t) => tensorBytes(t.dtype, t.shape) % 4 === 0);
+export function storedForm(wanted: Dtype, shape: readonly [number, number]): Dtype {
+  const divisor = {
+    q4: 2 * QUANTIZATION_BLOCK,
+    q8: QUANTIZATION_BLOCK,
+    w8a8: QUANTIZATION_BLOCK,
+    fp16: 1,
+    fp32: 1,
+  };
+  const fits = shape[1] % divisor[wanted] === 0 &&
+    storedTensors("", wanted, shape).every((t) => tensorBytes(t.dtype, t.shape) % 4 === 0);
+  if (fits) return wanted;
+  return wanted === "q4" ? storedForm("q8", shape) : "fp32";
 }
 
 /** Form and shape [N, K] of the matrix whose `NAME.weight` is `info`. */
@@ -113,22 +122,18 @@ export function dequantize8(values: Uint8Array, scales: Float32Array): Float32Ar
  *
  * @param values U8 [N, K / 32, 16]
  * @param scales F32 [N, K / 32]
- * @param zeros U8 [N, ⌈K / 64⌉]
- * @param blocks K / 32
+ * @param zeros U8 [N, K / 64]
  */
 export function dequantize4(
   values: Uint8Array,
   scales: Float32Array,
   zeros: Uint8Array,
-  blocks: number,
 ): Float32Array {
-  const bytesPerBlock = QUANTIZATION_BLOCK / 2, zeroBytes = Math.ceil(blocks / 2);
+  const bytesPerBlock = QUANTIZATION_BLOCK / 2;
   const out = new Float32Array(values.length * 2);
   for (let b = 0; b < scales.length; b++) {
-    const row = Math.floor(b / blocks), place = b % blocks;
-    const pair = zeros[row * zeroBytes + (place >> 1)];
-    const zero = place % 2 === 0 ? pair & 15 : pair >> 4;
-    const scale = scales[b];
+    const pair = zeros[b >> 1], scale = scales[b];
+    const zero = b % 2 === 0 ? pair & 15 : pair >> 4;
     for (let j = b * bytesPerBlock; j < (b + 1) * bytesPerBlock; j++) {
       out[2 * j] = ((values[j] & 15) - zero) * scale;
       out[2 * j + 1] = ((values[j] >> 4) - zero) * scale;

@@ -120,31 +120,28 @@ export class WeightLayout {
       return graph.node("Mul", [centred, scales]);
     }
     // the same bytes as the head's matrix, seen as rows
-    const table = this.#inPlace(
-      graph,
-      "embed.weight",
-      [rows, matrix.info.length / rows],
-      "embed.table",
-    );
-    const [, scales, zeros] = this.#blocks(graph, matrix);
-    return graph.node(
-      "GatherBlockQuantized",
-      [table, ids, scales, ...(zeros === undefined ? [] : [zeros])],
-      {
-        bits: matrix.form === "q4" ? 4 : 8,
-        block_size: QUANTIZATION_BLOCK,
-        gather_axis: 0,
-        quantize_axis: 1,
-      },
-      MICROSOFT,
-    );
+    const table = [rows, matrix.info.length / rows];
+    return graph.node("GatherBlockQuantized", [
+      this.#inPlace(graph, "embed.weight", table, "embed.table"),
+      ids,
+      ...this.#scales(graph, matrix),
+    ], {
+      bits: matrix.form === "q4" ? 4 : 8,
+      block_size: QUANTIZATION_BLOCK,
+      gather_axis: 0,
+      quantize_axis: 1,
+    }, MICROSOFT);
   }
 
   /** MatMulNBits over the file's bytes. */
   #multiplyBlocks(graph: GraphBuilder, x: string, matrix: Matrix): string {
-    const [rows, columns] = matrix.shape;
-    const [weight, scales, zeros] = this.#blocks(graph, matrix);
-    return graph.node("MatMulNBits", [x, weight, scales, ...(zeros === undefined ? [] : [zeros])], {
+    const { name, info, shape: [rows, columns] } = matrix;
+    const blocks = columns / QUANTIZATION_BLOCK;
+    return graph.node("MatMulNBits", [
+      x,
+      this.#inPlace(graph, `${name}.weight`, [rows, blocks, info.length / rows / blocks]),
+      ...this.#scales(graph, matrix),
+    ], {
       K: columns,
       N: rows,
       bits: matrix.form === "q4" ? 4 : 8,
@@ -153,29 +150,24 @@ export class WeightLayout {
     }, MICROSOFT);
   }
 
-  /** Weight, scales and, for q4, zeros of a matrix, as MatMulNBits and GatherBlockQuantized read them. */
-  #blocks(graph: GraphBuilder, { name, form, info, shape }: Matrix): [string, string, string?] {
-    const [rows, columns] = shape;
-    const blocks = columns / QUANTIZATION_BLOCK;
-    const weight = this.#inPlace(
-      graph,
-      `${name}.weight`,
-      [rows, blocks, info.length / rows / blocks],
-    );
-    if (form === "w8a8") {
-      const scales = this.#once(`${name}.scales`, () => {
-        const repeated = new Float32Array(rows * blocks);
-        this.#floats(`${name}.scales`).forEach((scale, row) => {
-          repeated.fill(scale, row * blocks, (row + 1) * blocks);
-        });
-        return this.#derive(graph, `${name}.scales`, [rows, blocks], repeated);
+  /** A scale for each block of a matrix and, for q4, its zero. */
+  #scales(graph: GraphBuilder, { name, form, shape }: Matrix): string[] {
+    const dims = [shape[0], shape[1] / QUANTIZATION_BLOCK];
+    if (form === "w8a8") return [this.#repeatedScales(graph, name, dims)];
+    const scales = this.#inPlace(graph, `${name}.scales`, dims);
+    if (form === "q8") return [scales];
+    return [scales, this.#inPlace(graph, `${name}.zeros`, [dims[0], dims[1] / 2])];
+  }
+
+  /** The scale of each row, once for each of its blocks. */
+  #repeatedScales(graph: GraphBuilder, name: string, [rows, blocks]: readonly number[]): string {
+    return this.#once(`${name}.scales`, () => {
+      const repeated = new Float32Array(rows * blocks);
+      this.#floats(`${name}.scales`).forEach((scale, row) => {
+        repeated.fill(scale, row * blocks, (row + 1) * blocks);
       });
-      return [weight, scales];
-    }
-    const scales = this.#inPlace(graph, `${name}.scales`, [rows, blocks]);
-    if (form === "q8") return [weight, scales];
-    const { shape: zeros } = this.#info(`${name}.zeros`);
-    return [weight, scales, this.#inPlace(graph, `${name}.zeros`, zeros)];
+      return this.#derive(graph, `${name}.scales`, [rows, blocks], repeated);
+    });
   }
 
   /**
@@ -243,7 +235,7 @@ export class WeightLayout {
       }
       const values = this.#bytes(weight), scales = this.#floats(`${name}.scales`);
       const dense = form === "q4"
-        ? dequantize4(values, scales, this.#bytes(`${name}.zeros`), shape[1] / QUANTIZATION_BLOCK)
+        ? dequantize4(values, scales, this.#bytes(`${name}.zeros`))
         : dequantize8(values, scales);
       return this.#derive(graph, weight, shape, dense);
     });

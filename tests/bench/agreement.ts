@@ -3,14 +3,14 @@
  * `deno task agreement [--dtypes q8,q4] [--backend wasm]`. The figures in the model cards come from here.
  */
 import { parseArgs } from "node:util";
-import { BACKENDS } from "../../src/backend/backend.ts";
+import { type BackendName, BACKENDS } from "../../src/backend/backend.ts";
 import type { Bundle } from "../../src/loader.ts";
-import { DTYPES } from "../../src/manifest.ts";
+import { type Dtype, DTYPES } from "../../src/manifest.ts";
 import { randomFrom } from "../../src/random.ts";
 import { type ForwardInput, openSession } from "../../src/session.ts";
 import { loadTokenizer } from "../../src/tokenizer.ts";
 import { convertedBundle } from "../support/checkpoint.ts";
-import { TINY, unpackCheckpoint } from "../support/tiny.ts";
+import { floatBundle, TINY, unpackCheckpoint } from "../support/tiny.ts";
 
 const BLOCK_LENGTH = 16;
 
@@ -65,7 +65,7 @@ export async function heldoutPasses(bundle: Bundle, documents: number): Promise<
 export async function logProbabilities(
   { manifest, weights }: Bundle,
   passes: readonly HeldoutPass[],
-  backend: typeof BACKENDS[number],
+  backend: BackendName,
 ): Promise<Float32Array[]> {
   const { vocabSize } = manifest.architecture;
   const session = await openSession({
@@ -122,6 +122,24 @@ export function tableRow(name: string, { share, divergence, crossEntropy }: Agre
     `${divergence.toFixed(6)} | ${crossEntropy.toFixed(4)} |`;
 }
 
+/** The agreement of the trained model's bundles in these forms, on the first so many held-out documents. */
+export async function agreement(
+  dtypes: readonly Dtype[],
+  options: { readonly backend: BackendName; readonly documents: number },
+): Promise<Map<Dtype, Agreement>> {
+  const exact = await floatBundle();
+  const passes = await heldoutPasses(exact, options.documents);
+  const truth = passes.flatMap((pass) => pass.truth);
+  const reference = await logProbabilities(exact, passes, "wasm");
+  const found = new Map<Dtype, Agreement>();
+  for (const dtype of dtypes) {
+    const bundle = await convertedBundle(unpackCheckpoint, dtype);
+    const rows = await logProbabilities(bundle, passes, options.backend);
+    found.set(dtype, compare(reference, rows, truth));
+  }
+  return found;
+}
+
 if (import.meta.main) {
   const { values } = parseArgs({
     args: Deno.args,
@@ -132,18 +150,16 @@ if (import.meta.main) {
   });
   const backend = BACKENDS.find((name) => name === values.backend);
   if (backend === undefined) throw new Error(`--backend must be one of ${BACKENDS.join(", ")}`);
-  const dtypes = DTYPES.filter((dtype) => values.dtypes.split(",").includes(dtype));
-  const exact = await convertedBundle(unpackCheckpoint, "fp32");
-  const passes = await heldoutPasses(exact, Infinity);
-  const truth = passes.flatMap((pass) => pass.truth);
-  const reference = await logProbabilities(exact, passes, "wasm");
-  console.log(
-    `${truth.length} masked held-out positions, block length ${BLOCK_LENGTH}, ${backend}`,
-  );
-  console.log("| dtype | same top token as fp32 | mean KL, nats | cross-entropy, nats |");
-  for (const dtype of dtypes) {
-    const bundle = await convertedBundle(unpackCheckpoint, dtype);
-    const rows = await logProbabilities(bundle, passes, backend);
-    console.log(tableRow(dtype, compare(reference, rows, truth)));
+  const dtypes = values.dtypes.split(",").map((asked) => {
+    const dtype = DTYPES.find((name) => name === asked);
+    if (dtype === undefined) throw new Error(`--dtypes must be of ${DTYPES.join(", ")}`);
+    return dtype;
+  });
+  console.log(`| ${backend} | same top token as fp32 | mean KL, nats | cross-entropy, nats |`);
+  let positions = 0;
+  for (const [dtype, found] of await agreement(dtypes, { backend, documents: Infinity })) {
+    console.log(tableRow(dtype, found));
+    positions = found.positions;
   }
+  console.log(`${positions} masked held-out positions, block length ${BLOCK_LENGTH}`);
 }

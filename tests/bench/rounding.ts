@@ -144,8 +144,8 @@ const ROUNDINGS: Readonly<Record<string, Rounding>> = {
     );
   },
   "search zero fitted": (b) => {
-    const { values, scales, zeros } = quantize4(b, BLOCK);
-    b.set(dequantize4(values, scales, zeros, 1));
+    const { values, scales, zeros } = quantize4(Float32Array.of(...b, ...b)); // it takes pairs
+    b.set(dequantize4(values, scales, zeros).subarray(0, BLOCK));
   },
   "hqq float zero": (b) => hqq(b, 10, false),
   "hqq": (b) => hqq(b, 10, true),

@@ -21,10 +21,12 @@ export async function writeCheckpoint(
   options: {
     readonly shards: number;
     readonly hidden?: number;
+    readonly vocab?: number;
     readonly config?: Readonly<Record<string, unknown>>;
   },
 ): Promise<void> {
-  const hidden = options.hidden ?? 64, heads = 4, kvHeads = 2, headDim = 16, ffn = 96, vocab = 320;
+  const hidden = options.hidden ?? 64, heads = 4, kvHeads = 2, headDim = 16, ffn = 96;
+  const vocab = options.vocab ?? 320;
   const config = {
     architectures: ["A2DQwen3LMHeadModel"],
     model_type: "a2d-qwen3",
