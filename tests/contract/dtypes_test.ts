@@ -4,7 +4,13 @@ import type { BackendName } from "../../src/backend/backend.ts";
 import type { Bundle } from "../../src/loader.ts";
 import type { Dtype } from "../../src/manifest.ts";
 import { openSession } from "../../src/session.ts";
-import { compare, type HeldoutPass, heldoutPasses, logProbabilities } from "../bench/agreement.ts";
+import {
+  agreement,
+  compare,
+  type HeldoutPass,
+  heldoutPasses,
+  logProbabilities,
+} from "../bench/agreement.ts";
 import { testBackends } from "../support/backends.ts";
 import { convertedBundle, writeCheckpoint } from "../support/checkpoint.ts";
 import { dequantizedBundle } from "../support/dequantized.ts";
@@ -96,3 +102,25 @@ for (const { name, ok, why } of await testBackends()) {
     });
   }
 }
+
+Deno.test({
+  name: "each form names float32's token at most held-out positions, and loses little in nats",
+  sanitizeOps: false,
+  sanitizeResources: false,
+  fn: async () => {
+    // over all documents: see models/README.md
+    const bounds: Readonly<Partial<Record<Dtype, readonly [share: number, divergence: number]>>> = {
+      q4: [0.85, 0.06],
+      w8a8: [0.97, 0.003],
+      q8: [0.98, 0.001],
+      fp16: [0.995, 1e-5],
+    };
+    const dtypes = Object.keys(bounds) as Dtype[]; // the table's own keys
+    for (const [dtype, found] of await agreement(dtypes, { backend: "wasm", documents: 6 })) {
+      const [share, divergence] = bounds[dtype]!;
+      assert(found.positions > 200);
+      assert(found.share >= share, `${dtype}: ${found.share}`);
+      assert(found.divergence <= divergence, `${dtype}: ${found.divergence}`);
+    }
+  },
+});

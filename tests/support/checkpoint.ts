@@ -12,7 +12,8 @@ const TOKENIZER = {
 };
 
 /**
- * Writes an a2d-qwen3 checkpoint with random F32 weights: 2 layers, 4 / 2 heads of 16, ffn 96, 320 tokens.
+ * Writes an a2d-qwen3 checkpoint with random F32 weights: 2 layers, 4 / 2 heads of 16, ffn 96, 320 tokens unless
+ * told otherwise.
  *
  * @param options.config changes of config.json; `undefined` removes a field
  */
@@ -22,17 +23,22 @@ export async function writeCheckpoint(
     readonly shards: number;
     readonly hidden?: number;
     readonly vocab?: number;
+    readonly layers?: number;
+    readonly heads?: number;
+    readonly kvHeads?: number;
+    readonly headDim?: number;
+    readonly ffn?: number;
     readonly config?: Readonly<Record<string, unknown>>;
   },
 ): Promise<void> {
-  const hidden = options.hidden ?? 64, heads = 4, kvHeads = 2, headDim = 16, ffn = 96;
-  const vocab = options.vocab ?? 320;
+  const { hidden = 64, vocab = 320, layers = 2, heads = 4, kvHeads = 2, headDim = 16, ffn = 96 } =
+    options;
   const config = {
     architectures: ["A2DQwen3LMHeadModel"],
     model_type: "a2d-qwen3",
     vocab_size: vocab,
     hidden_size: hidden,
-    num_hidden_layers: 2,
+    num_hidden_layers: layers,
     num_attention_heads: heads,
     num_key_value_heads: kvHeads,
     head_dim: headDim,
@@ -64,8 +70,7 @@ export async function writeCheckpoint(
   ];
   const tensors: [string, number[]][] = [
     ["model.embed_tokens.weight", [vocab, hidden]],
-    ...layer(0),
-    ...layer(1),
+    ...Array.from({ length: layers }, (_, i) => layer(i)).flat(),
     ["model.norm.weight", [hidden]],
   ];
   const random = randomFrom(11);
