@@ -18,12 +18,6 @@ export interface Quantized4 {
   readonly zeros: Uint8Array;
 }
 
-/** How one block is rounded: a weight w becomes the level round(w / scale + zero) in 0 … 15. */
-interface Grid {
-  readonly scale: number;
-  readonly zero: number;
-}
-
 /**
  * Quantises finite weights to 4 bits.
  *
@@ -44,85 +38,101 @@ export function quantize4(weights: Float32Array): Quantized4 {
   const values = new Uint8Array(weights.length / 2);
   const scales = new Float32Array(2 * pairs);
   const zeros = new Uint8Array(pairs);
+  const grid = { scale: 0, zero: 0 };
   for (let b = 0; b < scales.length; b++) {
     const start = b * QUANTIZATION_BLOCK;
-    const { scale, zero } = bestGrid(weights, start);
+    searchGrid(weights, start, grid);
+    const { scale, zero } = grid;
+    const inverse = scale === 0 ? 0 : 1 / scale;
     scales[b] = scale;
     zeros[b >> 1] |= zero << (b % 2 * 4);
     for (let i = start; i < start + QUANTIZATION_BLOCK; i += 2) {
-      values[i >> 1] = level(weights[i], scale, zero) | level(weights[i + 1], scale, zero) << 4;
+      values[i >> 1] = level(weights[i], inverse, zero) | level(weights[i + 1], inverse, zero) << 4;
     }
   }
   return { values, scales, zeros };
 }
 
-function level(weight: number, scale: number, zero: number): number {
-  if (scale === 0) return zero;
-  const rounded = (weight / scale + zero + ROUNDER) - ROUNDER;
+/** How one block is rounded: a weight w becomes the level round(w / scale + zero) in 0 … 15. One object serves all blocks. */
+interface Grid {
+  scale: number;
+  zero: number;
+}
+
+function level(weight: number, inverse: number, zero: number): number {
+  const rounded = (weight * inverse + zero + ROUNDER) - ROUNDER;
   return rounded < 0 ? 0 : rounded > HIGHEST ? HIGHEST : rounded;
 }
 
-/** The grid with the least squared error among the shares of the block's range, then fitted to the levels that it gives. */
-function bestGrid(weights: Float32Array, start: number): Grid {
+/**
+ * The grid with the least squared error: the best of the shares of the block's range, then what fits the levels that it gives.
+ */
+function searchGrid(weights: Float32Array, start: number, best: Grid): void {
   let low = 0, high = 0; // zero lies within the range, because its level must be one of 0 … 15
   for (let i = start; i < start + QUANTIZATION_BLOCK; i++) {
     const weight = weights[i];
     if (weight < low) low = weight;
     else if (weight > high) high = weight;
   }
-  let best: Grid = { scale: 0, zero: 8 }, least = Infinity;
+  best.scale = 0;
+  best.zero = 8;
+  let least = Infinity;
   const offer = (scale: number, zero: number) => {
-    const grid = { scale: Math.fround(scale), zero: clampZero(zero) };
-    if (!(grid.scale > 0)) return;
-    const error = squaredError(weights, start, grid);
-    if (error < least) [best, least] = [grid, error];
+    const stored = Math.fround(scale), whole = Math.min(HIGHEST, Math.max(0, Math.round(zero)));
+    if (!(stored > 0)) return;
+    const error = squaredError(weights, start, stored, whole);
+    if (error >= least) return;
+    least = error;
+    best.scale = stored;
+    best.zero = whole;
   };
   for (const share of SHARES) {
     const scale = (high - low) / HIGHEST * share;
     offer(scale, (HIGHEST - (low + high) / scale) / 2); // the middle of the range to the middle level
   }
   for (let fit = 0; fit < FITS && least < Infinity; fit++) {
-    const line = fitLine(weights, start, best);
-    if (line !== undefined) offer(line.scale, line.zero);
-    offer(fitScale(weights, start, best), best.zero);
+    fitLine(weights, start, best, offer);
+    fitScale(weights, start, best, offer);
   }
-  return best;
 }
 
-const clampZero = (zero: number) => Math.min(HIGHEST, Math.max(0, Math.round(zero)));
-
-function squaredError(weights: Float32Array, start: number, { scale, zero }: Grid): number {
+function squaredError(weights: Float32Array, start: number, scale: number, zero: number): number {
+  const inverse = 1 / scale;
   let sum = 0;
   for (let i = start; i < start + QUANTIZATION_BLOCK; i++) {
-    const error = weights[i] - (level(weights[i], scale, zero) - zero) * scale;
+    const error = weights[i] - (level(weights[i], inverse, zero) - zero) * scale;
     sum += error * error;
   }
   return sum;
 }
 
+type Offer = (scale: number, zero: number) => void;
+
 /** Least squares of weight = scale * (level - zero) over both, for the levels that a grid gives. */
-function fitLine(weights: Float32Array, start: number, { scale, zero }: Grid): Grid | undefined {
+function fitLine(weights: Float32Array, start: number, grid: Grid, offer: Offer): void {
+  const { zero } = grid, inverse = 1 / grid.scale;
   let products = 0, squares = 0, levels = 0, sum = 0;
   for (let i = start; i < start + QUANTIZATION_BLOCK; i++) {
-    const q = level(weights[i], scale, zero);
+    const q = level(weights[i], inverse, zero);
     products += weights[i] * q;
     squares += q * q;
     levels += q;
     sum += weights[i];
   }
   const variance = squares - levels * levels / QUANTIZATION_BLOCK;
-  if (variance <= 0) return undefined;
-  const slope = (products - sum * levels / QUANTIZATION_BLOCK) / variance;
-  return { scale: slope, zero: (levels - sum / slope) / QUANTIZATION_BLOCK };
+  if (variance <= 0) return;
+  const scale = (products - sum * levels / QUANTIZATION_BLOCK) / variance;
+  offer(scale, (levels - sum / scale) / QUANTIZATION_BLOCK);
 }
 
 /** Least squares over the scale alone. */
-function fitScale(weights: Float32Array, start: number, { scale, zero }: Grid): number {
+function fitScale(weights: Float32Array, start: number, grid: Grid, offer: Offer): void {
+  const { zero } = grid, inverse = 1 / grid.scale;
   let products = 0, squares = 0;
   for (let i = start; i < start + QUANTIZATION_BLOCK; i++) {
-    const q = level(weights[i], scale, zero) - zero;
+    const q = level(weights[i], inverse, zero) - zero;
     products += weights[i] * q;
     squares += q * q;
   }
-  return squares > 0 ? products / squares : scale;
+  if (squares > 0) offer(products / squares, zero);
 }

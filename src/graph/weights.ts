@@ -6,14 +6,13 @@
 import { EngineError } from "../errors.ts";
 import type { Dtype } from "../manifest.ts";
 import type { SafetensorsHeader, TensorInfo } from "../safetensors.ts";
-import { DATA_TYPE, type DataType, type ExternalRange, type GraphBuilder } from "./onnx.ts";
+import { DATA_TYPE, type DataType, type GraphBuilder } from "./onnx.ts";
 import { dequantize4, dequantize8, formOf, QUANTIZATION_BLOCK, ZERO_POINT } from "./storage.ts";
 
 const MICROSOFT = { domain: "com.microsoft" } as const;
 
 /** File name under which graphs refer to the bundle's weights. */
 export const WEIGHTS_FILE = "weights";
-const DERIVED_FILE = "derived";
 
 /**
  * How a backend multiplies each quantised form: from the file's bytes with one scale for each block (MatMulNBits), from the
@@ -48,8 +47,7 @@ interface QuantizedRows {
 
 /** Puts the weights of one bundle into a graph. Used once, for one graph. */
 export class WeightLayout {
-  #derived: Uint8Array[] = [];
-  #derivedBytes = 0;
+  #derived: ExternalFile[] = [];
   /** values already added, by name: a tied embedding is read and multiplied from the same bytes */
   #added = new Map<string, string>();
   /** activations already quantised, by name: one input meets several matrices */
@@ -67,17 +65,7 @@ export class WeightLayout {
 
   /** The files that the finished graph refers to. */
   externalFiles(): ExternalFile[] {
-    const files: ExternalFile[] = [{ path: WEIGHTS_FILE, data: this.file }];
-    if (this.#derivedBytes > 0) {
-      const data = new Uint8Array(this.#derivedBytes);
-      let at = 0;
-      for (const chunk of this.#derived) {
-        data.set(chunk, at);
-        at += chunk.length;
-      }
-      files.push({ path: DERIVED_FILE, data });
-    }
-    return files;
+    return [{ path: WEIGHTS_FILE, data: this.file }, ...this.#derived];
   }
 
   /** A float vector (norm gains, biases). */
@@ -261,14 +249,10 @@ export class WeightLayout {
   }
 
   #derive(graph: GraphBuilder, name: string, dims: readonly number[], data: Float32Array): string {
-    const range: ExternalRange = {
-      path: DERIVED_FILE,
-      offset: this.#derivedBytes,
-      length: data.byteLength,
-    };
-    this.#derived.push(new Uint8Array(data.buffer));
-    this.#derivedBytes += data.byteLength;
-    return graph.initializer(name, "float32", dims, range);
+    // a file of its own, because joining them would hold them twice
+    const path = `derived ${name}`;
+    this.#derived.push({ path, data: new Uint8Array(data.buffer) });
+    return graph.initializer(name, "float32", dims, { path, offset: 0, length: data.byteLength });
   }
 
   #once(name: string, add: () => string): string {
