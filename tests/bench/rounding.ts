@@ -175,7 +175,11 @@ export function replay(
 
 const { values: flags } = parseArgs({
   args: Deno.args,
-  options: { only: { type: "string" }, exceptions: { type: "string" } },
+  options: {
+    only: { type: "string" },
+    exceptions: { type: "string" },
+    tables: { type: "string", default: "" },
+  },
 });
 const exact = await floatBundle();
 const passes = await heldoutPasses(exact, Infinity);
@@ -203,10 +207,15 @@ if (flags.exceptions === undefined) {
     "v": /\.v\.weight/,
     "o": /\.o\.weight/,
     "down": /\.down\.weight/,
-    "v, down": /\.(v|down)\.weight/,
-    "all but embed": /^layers/,
+    "k": /\.k\.weight/,
+    "embed, v": /^embed|\.v\.weight/,
+    "embed, v, o": /^embed|\.[vo]\.weight/,
+    "embed, v, layer 0": /^embed|\.v\.weight|^layers\.0\./,
+    "embed, v, layers 0, 5": /^embed|\.v\.weight|^layers\.[05]\./,
+    "embed, v, o, layers 0, 5": /^embed|\.[vo]\.weight|^layers\.[05]\./,
   };
   for (const [label, pattern] of Object.entries(tables)) {
+    if (flags.tables !== "" && !flags.tables.split(";").includes(label)) continue;
     await measure(`q8: ${label}`, (name) => pattern.test(name) ? "q8" : base);
   }
 }
