@@ -7,7 +7,7 @@ import { quantize } from "../../src/convert/quantize.ts";
 import { dequantize4, dequantize8 } from "../../src/graph/storage.ts";
 import { quantize4 } from "../../src/convert/quantize_q4.ts";
 import type { Bundle } from "../../src/loader.ts";
-import { parseSafetensors } from "../../src/safetensors.ts";
+import { encodeHeader, parseSafetensors } from "../../src/safetensors.ts";
 import { floatBundle } from "../support/tiny.ts";
 import { compare, heldoutPasses, logProbabilities, tableRow } from "./agreement.ts";
 
@@ -173,6 +173,24 @@ export function replay(
   return [{ ...bundle, weights }, error];
 }
 
+/** The bundle with the embedding's matrix a second time, as a head of its own. */
+function untied(bundle: Bundle): Bundle {
+  const { tensors } = parseSafetensors(bundle.weights, "weights");
+  const entries = [...tensors].map(([name, info]) => ({ ...info, name, from: info.offset }));
+  const embed = tensors.get("embed.weight")!;
+  entries.push({ ...embed, name: "head.weight", from: embed.offset });
+  const header = encodeHeader(entries);
+  const weights = new Uint8Array(entries.reduce((sum, e) => sum + e.length, header.length));
+  weights.set(header);
+  let at = header.length;
+  for (const { from, length } of entries) {
+    weights.set(bundle.weights.subarray(from, from + length), at);
+    at += length;
+  }
+  const architecture = { ...bundle.manifest.architecture, tiedEmbeddings: false };
+  return { ...bundle, weights, manifest: { ...bundle.manifest, architecture } };
+}
+
 const { values: flags } = parseArgs({
   args: Deno.args,
   options: {
@@ -186,7 +204,7 @@ const passes = await heldoutPasses(exact, Infinity);
 const truth = passes.flatMap((pass) => pass.truth);
 const reference = await logProbabilities(exact, passes, "wasm");
 const measure = async (label: string, pick: (name: string) => string | undefined) => {
-  const [bundle, error] = replay(exact, pick);
+  const [bundle, error] = replay(label.includes("untied") ? untied(exact) : exact, pick);
   const rows = await logProbabilities(bundle, passes, "wasm");
   console.log(tableRow(label, compare(reference, rows, truth)), `squares ${error.toFixed(3)}`);
 };
@@ -212,6 +230,10 @@ if (flags.exceptions === undefined) {
     "embed, v, o": /^embed|\.[vo]\.weight/,
     "embed, v, layer 0": /^embed|\.v\.weight|^layers\.0\./,
     "embed, v, layers 0, 5": /^embed|\.v\.weight|^layers\.[05]\./,
+    "embed, v, o, layer 0": /^embed|\.[vo]\.weight|^layers\.0\./,
+    "untied, v, o: embed": /^embed|\.[vo]\.weight/,
+    "untied, v, o: head": /^head|\.[vo]\.weight/,
+    "untied, v, o: both": /^(embed|head)|\.[vo]\.weight/,
     "embed, v, o, layers 0, 5": /^embed|\.[vo]\.weight|^layers\.[05]\./,
   };
   for (const [label, pattern] of Object.entries(tables)) {
