@@ -7,6 +7,10 @@ const count = v.pipe(v.number(), v.integer(), v.minValue(1));
 const tokenId = v.pipe(v.number(), v.integer(), v.minValue(0));
 const sha256 = v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/, "a lower-case hexadecimal SHA-256"));
 
+/** How matrices can be stored, smallest first: see graph/storage.ts. */
+export const DTYPES = ["q4", "q8", "w8a8", "fp16", "fp32"] as const;
+export type Dtype = typeof DTYPES[number];
+
 /** A file of the bundle, relative to model.json, with what it must hash to. */
 const FileSchema = v.strictObject({
   path: v.pipe(v.string(), v.regex(/^[\w.-]+$/, "a plain file name")),
@@ -60,8 +64,8 @@ export const ManifestSchema = v.strictObject({
   version: v.literal(1),
   name: v.pipe(v.string(), v.minLength(1)),
   architecture: ArchitectureSchema,
-  /** How the large matrices are stored. */
-  dtype: v.picklist(["fp32", "q8"]),
+  /** How most matrices are stored; the weights file tells the form of each. */
+  dtype: v.picklist(DTYPES),
   tokens: v.strictObject({
     /** Placed before every prompt. */
     bos: v.optional(tokenId),

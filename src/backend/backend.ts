@@ -1,6 +1,6 @@
 /** What a backend is: something that runs one ONNX graph and keeps the keys and values of cached positions beside it. */
 import { EngineError, messageOf } from "../errors.ts";
-import type { ExternalFile, MatrixForm } from "../graph/weights.ts";
+import type { ExternalFile, MatrixForms } from "../graph/weights.ts";
 
 /** The backends by name. */
 export const BACKENDS = ["webgpu", "wasm", "native"] as const;
@@ -52,7 +52,7 @@ export interface Backend {
   readonly name: BackendName;
   /** What it runs on, for people: "2 threads", an adapter's name. */
   readonly description: string;
-  readonly matrixForm: MatrixForm;
+  readonly matrixForms: MatrixForms;
   /** Whether quantised experts can run in QMoE, which reads only the chosen ones; else all are computed. */
   readonly fusedExperts: boolean;
   /** `accuracy_level` of MatMulNBits. */

@@ -14,7 +14,7 @@ export async function openNative({ threads }: BackendOptions): Promise<Backend> 
   return {
     name: "native",
     description: `native CPU, ${threads} thread${threads === 1 ? "" : "s"}`,
-    matrixForm: "blockwise",
+    matrixForms: { q4: "blockwise", q8: "blockwise", w8a8: "integer" },
     fusedExperts: true,
     accuracyLevel: 4,
     batch: 4,

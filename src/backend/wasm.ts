@@ -11,7 +11,8 @@ export async function openWasm({ threads }: BackendOptions): Promise<Backend> {
   return {
     name: "wasm",
     description: `WebAssembly, ${threads} thread${threads === 1 ? "" : "s"}`,
-    matrixForm: "dequantized", // this build has no fast 8-bit kernel: see tests/bench
+    // this build has no fast kernel for blocks: see tests/bench
+    matrixForms: { q4: "dequantized", q8: "dequantized", w8a8: "integer" },
     fusedExperts: true,
     accuracyLevel: 0,
     batch: 4,

@@ -42,7 +42,7 @@ export async function openWebGpu({ softwareAdapter }: BackendOptions): Promise<B
   return {
     name: "webgpu",
     description: `WebGPU, ${label}${software ? " (software)" : ""}`,
-    matrixForm: "blockwise",
+    matrixForms: { q4: "blockwise", q8: "blockwise", w8a8: "blockwise" },
     // QMoE clears its counts in one workgroup while others count already: wrong with several tokens (1.30)
     fusedExperts: false,
     accuracyLevel: 0,

@@ -4,10 +4,10 @@ import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { EngineError, messageOf } from "../errors.ts";
+import { type Dtype, DTYPES } from "../manifest.ts";
 import { checkFirst, convertCheckpoint } from "./convert.ts";
 import { type ProgressBar, progressBar } from "./progress_bar.ts";
 import { openSource } from "./source.ts";
-import { type Dtype, DTYPES } from "./tensors.ts";
 
 const USAGE = `Usage: deno task convert SOURCE TARGET [options]
 
@@ -17,7 +17,7 @@ const USAGE = `Usage: deno task convert SOURCE TARGET [options]
   --dtype DTYPE     ${DTYPES.join(" | ")} (default q8)
   --variant NAME    which training of its family it is, where the config does not tell (bd3lm | mdlm)
   --name NAME       name of the model (default: the recipe's, or else TARGET's)
-  --recipe FILE     JSON: name, defaults, samplePrompts, infill markers
+  --recipe FILE     JSON: name, defaults, samplePrompts, infill markers, precision
   --force           replace a bundle that is there already
   --cache DIR       folder for downloads (default: CINNABAR_CACHE, XDG_CACHE_HOME/cinnabar or
                     ~/.cache/cinnabar)

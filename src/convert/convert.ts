@@ -4,12 +4,19 @@ import { mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from "nod
 import { basename, join, resolve } from "node:path";
 import * as v from "valibot";
 import { EngineError } from "../errors.ts";
-import { type BundleFile, type Manifest, ManifestSchema, parseManifest } from "../manifest.ts";
+import {
+  type BundleFile,
+  type Dtype,
+  type Manifest,
+  ManifestSchema,
+  parseManifest,
+} from "../manifest.ts";
 import { chatTemplateOf } from "./chat_template.ts";
 import { type Checkpoint, openCheckpoint, readConfig } from "./checkpoint.ts";
 import { addedTokens, describe } from "./describe.ts";
 import { type Family, familyOf, loadFamilies } from "./family.ts";
-import { type ConvertProgress, type Dtype, planTensors, writeWeights } from "./tensors.ts";
+import { checkPatterns, choosePrecision, PrecisionSchema } from "./precision.ts";
+import { type ConvertProgress, planTensors, writeWeights } from "./tensors.ts";
 
 /** What a model's maker adds to the facts of the checkpoint. */
 export const RecipeSchema = v.strictObject({
@@ -22,6 +29,8 @@ export const RecipeSchema = v.strictObject({
   infill: v.optional(
     v.strictObject({ prefix: v.string(), suffix: v.string(), middle: v.string() }),
   ),
+  /** Matrices that are stored in another form than the one asked for; counts before the family's table. */
+  precision: v.optional(PrecisionSchema, {}),
 });
 
 /** What to convert, and how. */
@@ -77,7 +86,12 @@ export async function convertCheckpoint(options: ConvertOptions): Promise<Manife
     await mkdir(partial, { recursive: true });
     await writeFile(join(partial, "tokenizer.json"), checkpoint.tokenizer);
     await writeFile(join(partial, "tokenizer_config.json"), checkpoint.tokenizerConfig);
-    const plan = planTensors(checkpoint, family, draft.architecture, options.dtype);
+    const { layers } = draft.architecture;
+    const tables = [recipe.precision, family.precision];
+    const precision = choosePrecision(options.dtype, { tables, layers });
+    const plan = planTensors(checkpoint, family, draft.architecture, precision);
+    const names = plan.filter((tensor) => !tensor.isVector).map((tensor) => tensor.name);
+    checkPatterns(recipe.precision, { names, layers });
     await writeWeights(join(partial, "weights.safetensors"), checkpoint, plan, options);
     const manifest: Manifest = {
       ...draft,

@@ -3,6 +3,7 @@ import { readdir, readFile } from "node:fs/promises";
 import * as v from "valibot";
 import { EngineError } from "../errors.ts";
 import type { Checkpoint } from "./checkpoint.ts";
+import { PrecisionSchema } from "./precision.ts";
 
 const scalar = v.union([v.string(), v.number(), v.boolean(), v.null()]);
 /** A field of config.json or generation_config.json; dots lead into objects. */
@@ -99,8 +100,8 @@ export const FamilySchema = v.strictObject({
   optional: v.optional(v.array(v.string()), []),
   /** Tensors of the checkpoint, besides those above, that the model does not need. Any other is an error. */
   ignored: v.array(v.string()),
-  /** Matrices (our names, {i} for any layer) that are never quantised. */
-  keepFloat: v.array(v.string()),
+  /** Matrices that are stored in another form than the one asked for. */
+  precision: PrecisionSchema,
 });
 
 /** One family of checkpoints. */

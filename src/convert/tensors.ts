@@ -1,16 +1,13 @@
 /** The tensors of a bundle: which there are, where each comes from, and how it is written. */
 import { open } from "node:fs/promises";
 import { EngineError } from "../errors.ts";
-import { QUANTIZATION_BLOCK } from "../graph/weights.ts";
-import type { Architecture } from "../manifest.ts";
-import { encodeHeader, type SafetensorsDtype, tensorBytes } from "../safetensors.ts";
+import { storedForm, storedTensors } from "../graph/storage.ts";
+import type { Architecture, Dtype } from "../manifest.ts";
+import { encodeHeader, tensorBytes } from "../safetensors.ts";
 import type { Checkpoint } from "./checkpoint.ts";
+import { ENCODERS } from "./encode.ts";
 import { type Family, fits } from "./family.ts";
-import { allFinite, quantize } from "./quantize.ts";
-
-/** Storage forms that convert can write. */
-export const DTYPES = ["q8", "fp32"] as const;
-export type Dtype = typeof DTYPES[number];
+import { allFinite } from "./quantize.ts";
 
 /** How far a conversion has come. */
 export interface ConvertProgress {
@@ -27,9 +24,9 @@ export interface TensorPlan {
   readonly name: string;
   readonly rows: number;
   readonly columns: number;
-  /** As in the file, before quantisation. */
-  readonly shape: readonly number[];
-  readonly quantized: boolean;
+  /** How a matrix is stored; vectors are always F32. */
+  readonly form: Dtype;
+  readonly isVector: boolean;
   /** Where a row lies: the checkpoint's tensor and the row in it. */
   readonly sourceRow: (row: number) => SourceRow;
   /** the source column of every column, where they differ */
@@ -41,7 +38,7 @@ interface SourceRow {
   readonly row: number;
 }
 
-/** [rows, columns] of a matrix, [experts, rows, columns] of several, or the size of a vector. */
+/** [rows, columns] of a matrix, [experts, rows, columns] of several (stored as one), or the size of a vector. */
 type Shape = readonly number[];
 
 /** The shape of every part of a model, by its name without the layer. */
@@ -99,12 +96,16 @@ function layersOf(pattern: string, { layers, experts }: Architecture): number[] 
 
 const unsupported = (fact: string) => new EngineError("checkpoint_unsupported", fact);
 
-/** All tensors of the bundle, in the order of the file. */
+/**
+ * All tensors of the bundle, in the order of the file.
+ *
+ * @param precision the form that a matrix should have; storedForm() says what becomes of one that cannot
+ */
 export function planTensors(
   checkpoint: Checkpoint,
   family: Family,
   a: Architecture,
-  dtype: Dtype,
+  precision: (name: string) => Dtype,
 ): TensorPlan[] {
   const groups = a.heads / a.kvHeads;
   const q = a.heads * a.headDim, kv = a.kvHeads * a.headDim;
@@ -156,14 +157,16 @@ export function planTensors(
     const shape = shapes[part];
     if (shape === undefined) throw new TypeError(`family names the unknown tensor ${pattern}`);
     const columns = shape[shape.length - 1];
+    const rows = shape.slice(0, -1).reduce((product, size) => product * size, 1);
     const rowOf = sourceRows(family.tensors[pattern], layer, shape);
+    const name = pattern.replace("{i}", String(layer));
+    const isVector = shape.length === 1;
     return {
-      name: pattern.replace("{i}", String(layer)),
-      shape,
-      rows: shape.slice(0, -1).reduce((product, size) => product * size, 1),
+      name,
+      rows,
       columns,
-      quantized: dtype === "q8" && shape.length > 1 && columns % QUANTIZATION_BLOCK === 0 &&
-        !family.keepFloat.includes(pattern),
+      isVector,
+      form: isVector ? "fp32" : storedForm(precision(name), [rows, columns]),
       sourceRow: part === "q.weight" ? (row) => rowOf(groupMajor(row)) : rowOf,
       sourceColumns: part === "o.weight" || part === "q.bias"
         ? Uint32Array.from({ length: columns }, (_, column) => groupMajor(column))
@@ -208,25 +211,19 @@ export async function writeWeights(
     readonly signal?: AbortSignal;
   },
 ): Promise<void> {
-  const entries = plan.flatMap((tensor) => {
-    const { name, shape, columns, quantized } = tensor;
-    const entry = (name: string, dtype: SafetensorsDtype, shape: readonly number[]) => ({
-      name,
-      dtype,
-      shape,
-    });
-    if (!quantized) return [entry(name, "F32", shape)];
-    const blocked = [...shape.slice(0, -1), columns / QUANTIZATION_BLOCK];
-    return [
-      entry(name, "U8", [...blocked, QUANTIZATION_BLOCK]),
-      entry(name.replace(/weight$/, "scales"), "F32", blocked),
-    ];
-  });
-  const header = encodeHeader(entries);
-  const bytesTotal = entries.reduce((sum, e) => sum + tensorBytes(e.dtype, e.shape), header.length);
+  const stored = plan.map(({ name, rows, columns, form, isVector }) =>
+    isVector
+      ? [{ name, dtype: "F32" as const, shape: [columns] }]
+      : storedTensors(name.replace(/\.weight$/, ""), form, [rows, columns])
+  );
+  const header = encodeHeader(stored.flat());
+  const bytesTotal = stored.flat().reduce(
+    (sum, { dtype, shape }) => sum + tensorBytes(dtype, shape),
+    header.length,
+  );
   const file = await open(path, "wx");
   let position = 0, bytesWritten = 0;
-  const write = async (array: Uint8Array | Float32Array, at: number) => {
+  const write = async (array: ArrayBufferView, at: number) => {
     const bytes = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
     for (let done = 0; done < bytes.length;) {
       done += (await file.write(bytes, done, bytes.length - done, at + done)).bytesWritten;
@@ -236,32 +233,31 @@ export async function writeWeights(
   try {
     await write(header, 0);
     position = header.length;
-    for (const tensor of plan) {
-      const { rows, columns, quantized } = tensor;
-      const scalesAt = position + rows * columns;
+    for (const [index, tensor] of plan.entries()) {
+      const { rows, columns, form } = tensor;
+      // where each stored tensor of the matrix begins, and the bytes of one row in it
+      const parts = stored[index].map(({ dtype, shape }) => {
+        const bytes = tensorBytes(dtype, shape), start = position;
+        position += bytes;
+        return { start, rowBytes: bytes / rows };
+      });
       const step = Math.max(1, Math.floor(CHUNK_ELEMENTS / columns));
       for (let row = 0; row < rows; row += step) {
         signal?.throwIfAborted();
         const count = Math.min(step, rows - row);
         const weights = await readRows(checkpoint, tensor, row, count);
+        const { source } = tensor.sourceRow(row);
         if (!allFinite(weights)) {
           throw new EngineError(
             "checkpoint_unsupported",
-            `tensor ${tensor.sourceRow(row).source} holds numbers that are not finite`,
+            `tensor ${source} holds numbers that are not finite`,
           );
         }
-        if (quantized) {
-          const { values, scales } = quantize(weights);
-          await write(values, position + row * columns);
-          await write(scales, scalesAt + row * columns / QUANTIZATION_BLOCK * 4);
-        } else {
-          await write(weights, position + row * columns * 4);
+        for (const [part, bytes] of ENCODERS[form]({ weights, columns, source }).entries()) {
+          await write(bytes, parts[part].start + row * parts[part].rowBytes);
         }
         onProgress?.({ tensor: tensor.name, bytesWritten, bytesTotal });
       }
-      position = quantized
-        ? scalesAt + rows * columns / QUANTIZATION_BLOCK * 4
-        : position + rows * columns * 4;
     }
   } finally {
     await file.close();

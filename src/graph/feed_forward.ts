@@ -50,9 +50,10 @@ export function mixture(
     share,
     graph.node("Add", [total, graph.constant("float32", [1e-20], [])]),
   ]);
-  const routed = !weights.isQuantized(at("experts.down"))
+  const forms = ["gate_up", "down"].map((part) => weights.form(at(`experts.${part}`)));
+  const routed = forms.some((form) => form === "fp32" || form === "fp16")
     ? floatExperts(graph, weights, x, { at, architecture, experts, relative })
-    : weights.options.fusedExperts
+    : weights.options.fusedExperts && forms[0] === forms[1]
     ? fusedExperts(graph, weights, x, { at, experts, chosen, relative })
     : quantizedExperts(graph, weights, x, { at, experts, relative });
   const scale = graph.constant("float32", [experts.scale], []);
@@ -143,8 +144,11 @@ function fusedExperts(
     graph.node("Log", [relative]),
     graph.constant("float32", [NEVER], []),
   ]);
-  const gateUp = weights.experts(graph, at("experts.gate_up"));
-  const down = weights.experts(graph, at("experts.down"));
+  const gateUp = weights.fusedExperts(graph, at("experts.gate_up"), experts.count);
+  const down = weights.fusedExperts(graph, at("experts.down"), experts.count);
+  const zeros = gateUp.zeros === undefined || down.zeros === undefined
+    ? []
+    : ["", "", "", "", gateUp.zeros, down.zeros];
   return graph.node("QMoE", [
     x,
     logits,
@@ -153,6 +157,7 @@ function fusedExperts(
     "",
     down.values,
     down.scales,
+    ...zeros,
   ], {
     k: experts.perToken,
     activation_type: "swiglu",
@@ -162,7 +167,7 @@ function fusedExperts(
     swiglu_limit: { float: 1e30 }, // none
     normalize_routing_weights: 1,
     expert_weight_bits: gateUp.bits,
-    block_size: gateUp.block,
+    ...(gateUp.block === 0 ? {} : { block_size: gateUp.block }),
   }, MICROSOFT);
 }
 
@@ -174,16 +179,17 @@ function quantizedExperts(
   { at, experts: { count, ffnSize }, relative }: Part & { readonly relative: string },
 ): string {
   let sum: string | undefined;
-  for (let expert = 0; expert < count; expert++) {
+  for (let index = 0; index < count; index++) {
     const gateUp = graph.node("Reshape", [
-      weights.expert(graph, x, at("experts.gate_up"), expert),
+      weights.expert(graph, x, at("experts.gate_up"), { index, count }),
       graph.constant("int64", [-1, ffnSize, 2]),
     ]);
-    const half = (index: number) =>
-      graph.node("Gather", [gateUp, graph.constant("int64", [index], [])], { axis: 2 });
+    const half = (which: number) =>
+      graph.node("Gather", [gateUp, graph.constant("int64", [which], [])], { axis: 2 });
     const inner = gated(graph, half(0), half(1));
-    const share = graph.node("Gather", [relative, graph.constant("int64", [expert])], { axis: 1 });
-    const y = graph.node("Mul", [weights.expert(graph, inner, at("experts.down"), expert), share]);
+    const share = graph.node("Gather", [relative, graph.constant("int64", [index])], { axis: 1 });
+    const down = weights.expert(graph, inner, at("experts.down"), { index, count });
+    const y = graph.node("Mul", [down, share]);
     sum = sum === undefined ? y : graph.node("Add", [sum, y]);
   }
   if (sum === undefined) throw new RangeError("a mixture of no experts");
@@ -203,7 +209,7 @@ function floatExperts(
   const { count, ffnSize } = experts;
   const { hiddenSize } = architecture;
   const transposed = (part: string) =>
-    graph.node("Transpose", [weights.matrix(graph, at(part))], { perm: [0, 2, 1] });
+    graph.node("Transpose", [weights.expertMatrices(graph, at(part), count)], { perm: [0, 2, 1] });
   const gateUp = graph.node("Reshape", [
     graph.node("MatMul", [x, transposed("experts.gate_up")]), // [count, T, 2 * ffnSize]
     graph.constant("int64", [count, -1, ffnSize, 2]),

@@ -167,7 +167,7 @@ export class GraphBuilder {
 
   /** A small constant, stored inside the graph; equal constants are stored once. */
   constant(
-    type: "float32" | "int64" | "int32",
+    type: "float32" | "int64" | "int32" | "uint8",
     values: readonly number[],
     dims?: readonly number[],
   ) {
@@ -179,6 +179,8 @@ export class GraphBuilder {
       ? Float32Array.from(values)
       : type === "int32"
       ? Int32Array.from(values)
+      : type === "uint8"
+      ? Uint8Array.from(values)
       : BigInt64Array.from(values.map(BigInt));
     const name = this.initializer(this.fresh("const"), type, shape, new Uint8Array(raw.buffer));
     this.#constants.set(key, name);

@@ -1,14 +1,16 @@
 /** A mixture of experts on every backend against its definition in plain loops. */
 import { assert, assertEquals } from "@std/assert";
 import { openBackend } from "../../src/backend/backend.ts";
-import { quantize } from "../../src/convert/quantize.ts";
+import { ENCODERS } from "../../src/convert/encode.ts";
 import { mixture } from "../../src/graph/feed_forward.ts";
 import { GraphBuilder } from "../../src/graph/onnx.ts";
-import { dequantize, WeightLayout } from "../../src/graph/weights.ts";
-import type { Architecture, Experts } from "../../src/manifest.ts";
+import { storedForm, type StoredTensor, storedTensors } from "../../src/graph/storage.ts";
+import { WeightLayout } from "../../src/graph/weights.ts";
+import { type Architecture, type Dtype, DTYPES, type Experts } from "../../src/manifest.ts";
 import { randomFrom } from "../../src/random.ts";
 import { encodeHeader, parseSafetensors } from "../../src/safetensors.ts";
 import { testBackends } from "../support/backends.ts";
+import { denseTensor } from "../support/dequantized.ts";
 import { available } from "../support/require.ts";
 import { scriptedManifest } from "../support/scripted_session.ts";
 
@@ -63,31 +65,31 @@ function tensorsOf(experts: Experts): Map<string, { shape: number[]; data: Float
 
 type Tensors = ReturnType<typeof tensorsOf>;
 
-/** The weights file; with `quantized`, the experts block-wise in 8 bits, and `tensors` become what those say. */
-function fileOf(tensors: Tensors, quantized: boolean): Uint8Array {
-  const entries: { name: string; dtype: "F32" | "U8"; shape: number[]; bytes: Uint8Array }[] = [];
-  for (const [name, tensor] of tensors) {
-    const { shape, data } = tensor;
-    if (!quantized || !name.includes("experts")) {
-      entries.push({ name, dtype: "F32", shape, bytes: new Uint8Array(data.buffer) });
-      continue;
-    }
-    const { values, scales } = quantize(data);
-    tensor.data = dequantize(values, scales, [1, scales.length, 32]);
-    const blocked = [...shape.slice(0, -1), shape[shape.length - 1] / 32];
-    entries.push({ name, dtype: "U8", shape: [...blocked, 32], bytes: values });
-    const scalesName = name.replace("weight", "scales");
-    const bytes = new Uint8Array(scales.buffer);
-    entries.push({ name: scalesName, dtype: "F32", shape: blocked, bytes });
+/** The weights file; experts in a storage form, and `tensors` become what that form says. */
+function fileOf(tensors: Tensors, form: Dtype): Uint8Array {
+  const stored: StoredTensor[] = [], parts: ArrayBufferView[] = [];
+  for (const [name, { shape, data }] of tensors) {
+    const columns = shape[shape.length - 1];
+    const isExpert = name.includes("experts");
+    const rows = data.length / columns;
+    const asked = isExpert ? storedForm(form, [rows, columns]) : "fp32";
+    parts.push(...ENCODERS[asked]({ weights: data, columns, source: name }));
+    stored.push(
+      ...isExpert
+        ? storedTensors(name.replace(".weight", ""), asked, [rows, columns])
+        : [{ name, dtype: "F32" as const, shape }],
+    );
   }
-  const header = encodeHeader(entries);
-  const file = new Uint8Array(header.length + entries.reduce((n, e) => n + e.bytes.length, 0));
+  const header = encodeHeader(stored);
+  const file = new Uint8Array(parts.reduce((sum, part) => sum + part.byteLength, header.length));
   file.set(header);
   let at = header.length;
-  for (const { bytes } of entries) {
-    file.set(bytes, at);
-    at += bytes.length;
+  for (const { buffer, byteOffset, byteLength } of parts) {
+    file.set(new Uint8Array(buffer, byteOffset, byteLength), at);
+    at += byteLength;
   }
+  const { tensors: infos } = parseSafetensors(file, "w");
+  for (const [name, tensor] of tensors) tensor.data = denseTensor(file, infos, name).data;
   return file;
 }
 
@@ -136,9 +138,9 @@ function naive(x: Float32Array, tensors: Tensors, experts: Experts): number[] {
 
 for (const { name, ok, why } of await testBackends()) {
   for (const [kind, experts] of Object.entries(KINDS)) {
-    for (const quantized of [false, true]) {
+    for (const form of DTYPES) {
       Deno.test({
-        name: `${name}: a mixture with ${kind}, ${quantized ? "8 bits" : "float32"}`,
+        name: `${name}: a mixture with ${kind}, ${form}`,
         ...available(name, ok, why),
         fn: async () => {
           const architecture: Architecture = {
@@ -147,7 +149,7 @@ for (const { name, ok, why } of await testBackends()) {
             experts,
           };
           const tensors = tensorsOf(experts);
-          const file = fileOf(tensors, quantized);
+          const file = fileOf(tensors, form);
           const backend = await openBackend([name], { threads: 1, softwareAdapter: true });
           const layout = new WeightLayout(parseSafetensors(file, "w"), file, backend);
           const graph = new GraphBuilder("mixture");
@@ -179,7 +181,10 @@ for (const { name, ok, why } of await testBackends()) {
                 worst = Math.max(worst, Math.abs(Number(data[t * HIDDEN + i]) - v));
               });
             }
-            assert(worst <= 1e-4 * most, `${worst} apart, the largest is ${most}`);
+            // two forms in one mixture are multiplied expert by expert, on native with activations in int8
+            const mixed = form === "q4" && experts.ffnSize % 64 !== 0;
+            const tolerance = mixed && name === "native" ? 2e-2 : 1e-4;
+            assert(worst <= tolerance * most, `${worst} apart, the largest is ${most}`);
           }
           await runner.close();
         },

@@ -41,7 +41,11 @@ Deno.test("the convert command tells what is wrong without a stack", () =>
   inTempFolder(async (folder) => {
     const cases: [string[], number, string][] = [
       [[folder], 2, "SOURCE and TARGET are needed"],
-      [[folder, `${folder}/t`, "--dtype=q3"], 2, "--dtype q3 is not one of q8, fp32"],
+      [
+        [folder, `${folder}/t`, "--dtype=q3"],
+        2,
+        "--dtype q3 is not one of q4, q8, w8a8, fp16, fp32",
+      ],
       [[folder, `${folder}/t`, "--dtyp=q8"], 2, "--dtyp"],
       [[`${folder}/absent`, `${folder}/t`], 1, "config.json"],
       [[folder, `${folder}/t`, `--recipe=${folder}/no.json`], 1, "no.json"],

@@ -3,7 +3,7 @@ import { convertCheckpoint } from "../../src/convert/convert.ts";
 import { toFloat32 } from "../../src/convert/checkpoint.ts";
 import { quantize } from "../../src/convert/quantize.ts";
 import { EngineError } from "../../src/errors.ts";
-import { dequantize } from "../../src/graph/weights.ts";
+import { dequantize8 } from "../../src/graph/storage.ts";
 import { loadBundle } from "../../src/loader.ts";
 import { randomFrom } from "../../src/random.ts";
 import { parseSafetensors } from "../../src/safetensors.ts";
@@ -23,7 +23,7 @@ Deno.test("quantize() stays within half a step of every weight, and round-trips 
   const weights = new Float32Array(32 * 64).map((_, i) => (random() - 0.5) * 10 ** (i % 7 - 3));
   weights.fill(0, 64, 96);
   const { values, scales } = quantize(weights);
-  const back = dequantize(values, scales, [1, 64, 32]);
+  const back = dequantize8(values, scales);
   weights.forEach((w, i) => {
     assert(Math.abs(back[i] - w) <= scales[i >> 5] * 0.5001, `${i}: ${w} became ${back[i]}`);
   });

@@ -2,14 +2,14 @@ import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/ass
 import { toFloat32 } from "../../src/convert/checkpoint.ts";
 import { convertCheckpoint } from "../../src/convert/convert.ts";
 import { allFinite, quantize } from "../../src/convert/quantize.ts";
-import { dequantize } from "../../src/graph/weights.ts";
+import { dequantize8 } from "../../src/graph/storage.ts";
 import { randomFrom } from "../../src/random.ts";
 import { parseSafetensors } from "../../src/safetensors.ts";
 import { writeCheckpoint } from "../support/checkpoint.ts";
 
 function roundTrip(weights: Float32Array): Float32Array {
   const { values, scales } = quantize(weights);
-  return dequantize(values, scales, [1, scales.length, 32]);
+  return dequantize8(values, scales);
 }
 
 Deno.test("quantize() rounds half to even", () => {

@@ -1,6 +1,7 @@
 /** Small checkpoints in Hugging Face layout, made for tests. */
 import { convertCheckpoint } from "../../src/convert/convert.ts";
 import { type Bundle, loadBundle } from "../../src/loader.ts";
+import type { Dtype } from "../../src/manifest.ts";
 import { randomFrom } from "../../src/random.ts";
 import { encodeHeader } from "../../src/safetensors.ts";
 
@@ -11,7 +12,8 @@ const TOKENIZER = {
 };
 
 /**
- * Writes an a2d-qwen3 checkpoint with random F32 weights: 2 layers, 4 / 2 heads of 16, ffn 96, 320 tokens.
+ * Writes an a2d-qwen3 checkpoint with random F32 weights: 2 layers, 4 / 2 heads of 16, ffn 96, 320 tokens unless
+ * told otherwise.
  *
  * @param options.config changes of config.json; `undefined` removes a field
  */
@@ -20,16 +22,23 @@ export async function writeCheckpoint(
   options: {
     readonly shards: number;
     readonly hidden?: number;
+    readonly vocab?: number;
+    readonly layers?: number;
+    readonly heads?: number;
+    readonly kvHeads?: number;
+    readonly headDim?: number;
+    readonly ffn?: number;
     readonly config?: Readonly<Record<string, unknown>>;
   },
 ): Promise<void> {
-  const hidden = options.hidden ?? 64, heads = 4, kvHeads = 2, headDim = 16, ffn = 96, vocab = 320;
+  const { hidden = 64, vocab = 320, layers = 2, heads = 4, kvHeads = 2, headDim = 16, ffn = 96 } =
+    options;
   const config = {
     architectures: ["A2DQwen3LMHeadModel"],
     model_type: "a2d-qwen3",
     vocab_size: vocab,
     hidden_size: hidden,
-    num_hidden_layers: 2,
+    num_hidden_layers: layers,
     num_attention_heads: heads,
     num_key_value_heads: kvHeads,
     head_dim: headDim,
@@ -61,8 +70,7 @@ export async function writeCheckpoint(
   ];
   const tensors: [string, number[]][] = [
     ["model.embed_tokens.weight", [vocab, hidden]],
-    ...layer(0),
-    ...layer(1),
+    ...Array.from({ length: layers }, (_, i) => layer(i)).flat(),
     ["model.norm.weight", [hidden]],
   ];
   const random = randomFrom(11);
@@ -96,14 +104,22 @@ export async function writeCheckpoint(
 }
 
 /** The float32 bundle of the checkpoint that `fill` puts into a folder. */
-export async function floatBundleOf(fill: (folder: string) => Promise<void>): Promise<Bundle> {
+export function floatBundleOf(fill: (folder: string) => Promise<void>): Promise<Bundle> {
+  return convertedBundle(fill, "fp32");
+}
+
+/** The bundle of the checkpoint that `fill` puts into a folder. */
+export async function convertedBundle(
+  fill: (folder: string) => Promise<void>,
+  dtype: Dtype,
+): Promise<Bundle> {
   const folder = await Deno.makeTempDir();
   try {
     await fill(`${folder}/source`);
     await convertCheckpoint({
       source: `${folder}/source`,
       target: `${folder}/bundle`,
-      dtype: "fp32",
+      dtype,
     });
     return await loadBundle(`${folder}/bundle`);
   } finally {
