@@ -45,7 +45,7 @@ Deno.test("a recipe decides the form of single matrices, and a pattern that fits
     const made = await convert({
       q4: {
         "embed.weight": "fp16",
-        "layers.last.*": "fp32",
+        "layers.last.v.weight": "fp32",
         "layers.{i}.v.weight": "w8a8",
         "layers.0.o.weight": "q8",
       },
@@ -55,10 +55,11 @@ Deno.test("a recipe decides the form of single matrices, and a pattern that fits
     const { tensors } = parseSafetensors(file, "weights.safetensors");
     const form = (name: string) => formOf(name, tensors.get(`${name}.weight`)!).form;
     assertEquals(form("embed"), "fp16");
-    assertEquals(form("layers.0.q"), "q4");
+    assertEquals(form("layers.0.q"), "q8", "the family keeps the first layer at q8");
     assertEquals(form("layers.0.o"), "q8");
     assertEquals(form("layers.0.v"), "w8a8");
     assertEquals(form("layers.1.v"), "fp32", "the first pattern counts");
+    assertEquals(form("layers.1.q"), "q4");
 
     for (const pattern of ["layers.2.*", "layers.first.attention_norm", "embed", "head.weight"]) {
       const error = await assertRejects(
