@@ -7,10 +7,10 @@
  * width 512, 16,384 tokens), because the time of a pass does not depend on the weights' values.
  */
 import { parseArgs } from "node:util";
-import { type Bundle, type Engine, loadEngine } from "../../src/mod.ts";
+import { type Bundle, type Engine, loadBundle, loadEngine } from "../../src/mod.ts";
 import { type Dtype, DTYPES } from "../../src/manifest.ts";
 import { convertedBundle, writeCheckpoint } from "../support/checkpoint.ts";
-import { unpackCheckpoint } from "../support/tiny.ts";
+import { TINY, unpackCheckpoint } from "../support/tiny.ts";
 
 const SHAPES: Readonly<Record<string, (folder: string) => Promise<void>>> = {
   tiny: unpackCheckpoint,
@@ -41,11 +41,13 @@ const rounds = Number(values.rounds);
 const fill = SHAPES[values.shape];
 if (fill === undefined) throw new Error(`--shape must be one of ${Object.keys(SHAPES).join(", ")}`);
 
+const { tokenizerJson, tokenizerConfig } = await loadBundle(TINY); // a random model has none
 const bundles = new Map<Dtype, Bundle>();
 for (const asked of values.dtypes.split(",")) {
   const dtype = DTYPES.find((name) => name === asked);
   if (dtype === undefined) throw new Error(`--dtypes must be of ${DTYPES.join(", ")}`);
-  bundles.set(dtype, await convertedBundle(fill, dtype));
+  const bundle = await convertedBundle(fill, dtype);
+  bundles.set(dtype, { ...bundle, tokenizerJson, tokenizerConfig });
 }
 const engines: { name: string; engine: Engine; perPass: number[]; first: number[] }[] = [];
 for (const variant of values.backends.split(",")) {
