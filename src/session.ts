@@ -60,6 +60,8 @@ export interface SessionPlan {
   /** Backends to try, in order. */
   readonly backends: readonly BackendName[];
   readonly options: BackendOptions;
+  /** Most likely tokens to return for a position; {@link CANDIDATES} unless set. */
+  readonly candidates?: number;
 }
 
 /** A key block beyond every query: padding that nothing sees. */
@@ -73,7 +75,7 @@ const PADDING_BLOCK = 1e9;
 export async function openSession(plan: SessionPlan): Promise<ModelSession> {
   const backend = await openBackend(plan.backends, plan.options);
   const { architecture } = plan.manifest;
-  const candidates = Math.min(CANDIDATES, architecture.vocabSize);
+  const candidates = Math.min(plan.candidates ?? CANDIDATES, architecture.vocabSize);
   const layout = new WeightLayout(
     parseSafetensors(plan.weights, plan.manifest.files.weights.path),
     plan.weights,
