@@ -148,17 +148,16 @@ function progressLine(): (progress: EvalProgress) => void {
     }
     const seconds = Math.max(1e-3, (performance.now() - started) / 1000);
     const rate = (done - known) / seconds;
-    const left = rate > 0 ? ` ${duration((total - done) / rate)} left` : "";
+    const speed = rate > 0 ? `  ${rate.toFixed(1)}/s  ${duration((total - done) / rate)} left` : "";
     const share = done / total;
-    const text = `${(share * 100).toFixed(0).padStart(3)} %  ${done} of ${total} tasks  ` +
-      `${rate.toFixed(1)}/s ${left}`;
+    const text = `${(share * 100).toFixed(0).padStart(3)} %  ${done} of ${total} tasks${speed}`;
     if (process.stderr.isTTY) {
       const bar = "█".repeat(Math.round(share * 24)).padEnd(24, "░");
       const end = done === total ? "\n" : "";
       process.stderr.write(`\r${bar} ${text}  ${model}`.padEnd(100) + end);
     } else if (Math.floor(share * 10) > told) {
       told = Math.floor(share * 10);
-      console.error(`${text.trimEnd()}  ${model}`);
+      console.error(`${text}  ${model}`);
     }
   };
 }

@@ -109,7 +109,7 @@ interface Run {
 function planRuns(
   { manifest }: Bundle,
   label: string,
-  { suite, sha256 }: SuiteFile,
+  { suite, sha256, tasks }: SuiteFile,
   options: EvalOptions,
 ): Run[] {
   const { trained } = manifest.blockLength;
@@ -121,8 +121,9 @@ function planRuns(
       { param: "blocks" },
     );
   }
-  if (suite === "infill" && manifest.infill === undefined) {
-    throw new EngineError("invalid_request", `${label} was not trained to fill in`, {
+  const fillsIn = tasks.some((task) => task.kind !== "text" && task.suffix !== undefined);
+  if (fillsIn && manifest.infill === undefined) {
+    throw new EngineError("invalid_request", `--model: ${label} was not trained to fill in`, {
       param: "model",
     });
   }

@@ -13,11 +13,14 @@ const require = (name) => {
   throw new Error(`cannot import ${name}: only node:assert is there`);
 };
 
+globalThis.assert = assert; // not a parameter: a script may declare one of its own
+globalThis.require = require;
+
 try {
-  new Function("assert", "require", "module", "exports", code)(assert, require, {}, {});
+  new Function("module", "exports", code)({}, {});
 } catch (error) {
   const text = error instanceof Error ? `${error.name}: ${error.message}` : `thrown: ${error}`;
-  console.error(text.slice(0, 2000));
+  console.error(text.replaceAll(/\s+/g, " ").slice(0, 2000)); // one line
   exit(1);
 }
 write(new TextEncoder().encode(`\n${pass}\n`)); // an early exit does not get here
