@@ -81,7 +81,8 @@ export async function judge(
       return await code.typescript({
         source: prompt + output,
         name: task.name,
-        tests: task.tests.join("\n"),
+        // In a block, so that what was written cannot use it.
+        tests: `{ const assert = require("node:assert");\n${task.tests.join("\n")} }`,
       });
     case "script":
       return await code.typescript({

@@ -9,7 +9,7 @@ import { SUITES } from "./tasks.ts";
 const USAGE = `Usage: deno task eval --model FOLDER --suite SUITE [FILE] [options]
 
   --suite bpb FILE        bits per byte of held-out text: JSON lines with "text", or plain text
-  --suite infill FILE     exact match: JSON lines with "prefix", "suffix", "expected"
+  --suite infill FILE     exact match: JSON lines with "prefix", "suffix", "expected"; or texts, a line of each hidden
   --suite functions       doc comment to function, run against tests (FILE: models/eval/functions.jsonl)
   --suite humaneval FILE  HumanEval, human-eval-infilling, MultiPL-E (ts, js), as published; Python needs python3
 

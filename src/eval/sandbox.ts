@@ -33,7 +33,7 @@ const NO_CACHE = "/dev/null/none";
 /** V8 and its threads map some 0.6 GB before any script; the rest bounds what lies outside the heap (array buffers). */
 const DATA_MEGABYTES = 1280;
 
-/** Runs a script (CommonJS, `assert` and `require("assert")` are there) to its end. */
+/** Runs a script (CommonJS, with `require` for `node:assert` only) to its end. */
 export function runScript(code: string, limits: Limits = LIMITS): Promise<Verdict> {
   const pass = randomUUID();
   const args = [

@@ -13,8 +13,7 @@ const require = (name) => {
   throw new Error(`cannot import ${name}: only node:assert is there`);
 };
 
-globalThis.assert = assert; // not a parameter: a script may declare one of its own
-globalThis.require = require;
+globalThis.require = require; // not a parameter: a script may declare one of its own
 
 try {
   new Function("module", "exports", code)({}, {});

@@ -133,7 +133,8 @@ const FORMATS: readonly Format[] = [
 const PIECE_CHARACTERS = 1000;
 
 /**
- * Reads a suite file: JSON lines, gzipped or not; for `bpb` also plain text, or JSON with `documents`.
+ * Reads a suite file: JSON lines, gzipped or not; `bpb` and `infill` also take JSON
+ * with `documents`, `bpb` plain text.
  *
  * @throws {EngineError} `invalid_request`, naming the line, the field and the accepted forms
  */
@@ -169,7 +170,8 @@ export async function readSuite(file: string, suite: Suite): Promise<SuiteFile> 
     );
   if (lines.length === 0) throw problem("holds no tasks");
   const format = detect(lines[0].value);
-  if (format?.suite !== suite) {
+  const alsoText = suite === "infill" && format?.name === "text";
+  if (format === undefined || (format.suite !== suite && !alsoText)) {
     const what = format === undefined
       ? `line ${lines[0].at} has the fields ${fieldsOf(lines[0].value).join(", ") || "(none)"}`
       : `is in the format ${format.name}, for --suite ${format.suite}`;
@@ -189,7 +191,25 @@ export async function readSuite(file: string, suite: Suite): Promise<SuiteFile> 
     if (seen.has(id)) throw problem(`line ${lines[i].at}: a second task is named ${id}`);
     seen.add(id);
   }
-  return { suite, format: format.name, sha256, tasks };
+  if (!alsoText) return { suite, format: format.name, sha256, tasks };
+  const withLine = tasks.flatMap((task) => task.kind === "text" ? hideLine(task) : []);
+  if (withLine.length === 0) throw problem("no text has a line of code between two others");
+  return { suite, format: "text, a line of each hidden", sha256, tasks: withLine };
+}
+
+/** The task of filling in one line of a text: any but the first, the last, comments and brackets. */
+function hideLine({ id, text }: TextTask): WritingTask[] {
+  const lines = text.split("\n");
+  const places = lines.flatMap((line, i) =>
+    i > 0 && i < lines.length - 1 && /\w/.test(line) && !/^\s*(\/[/*]|\*|#)/.test(line) ? [i] : []
+  );
+  if (places.length === 0) return [];
+  const place = places[(Math.imul(Number(id) + 1, 0x9e3779b1) >>> 0) % places.length];
+  const line = lines[place];
+  const indent = line.slice(0, line.length - line.trimStart().length);
+  const prompt = `${lines.slice(0, place).join("\n")}\n${indent}`;
+  const suffix = `\n${lines.slice(place + 1).join("\n")}`;
+  return [{ kind: "infill", id, prompt, suffix, expected: line.trim() }];
 }
 
 /** `limit` tasks, evenly spread, because files are often sorted. */
@@ -209,8 +229,12 @@ const fieldsOf = (line: unknown): string[] =>
 function accepted(suite: Suite): string {
   const forms = FORMATS.filter((format) => format.suite === suite)
     .map((format) => `${format.name} { ${format.fields.join(", ")} }`);
-  const also = suite === "bpb" ? ', JSON { documents: [{ text }] } in a ".json", plain text' : "";
-  return `--suite ${suite} takes JSON lines of ${forms.join(" or ")}${also}`;
+  const documents = 'JSON { documents: [{ text }] } in a ".json"';
+  const also: Partial<Record<Suite, string>> = {
+    bpb: `, ${documents}, plain text`,
+    infill: ` or text { text }, ${documents}: a line of each is hidden`,
+  };
+  return `--suite ${suite} takes JSON lines of ${forms.join(" or ")}${also[suite] ?? ""}`;
 }
 
 function parse(json: string, problem: () => EngineError): unknown {

@@ -48,6 +48,7 @@ Deno.test("judge() cuts after the first complete function, then parses, then tes
     ["  return a + b;\n", "syntax", /'}' expected/],
     ["  return a + ;\n}", "syntax", /[Ee]xpression expected/],
     ["  return c;\n}", "failed", /^ReferenceError: c/],
+    ["  assert(a < b);\n  return a + b;\n}", "failed", /^ReferenceError: assert/],
     ["  process.exit(0);\n}", "failed", /ended before its tests/],
   ];
   for (const [output, outcome, detail] of cases) {

@@ -67,6 +67,19 @@ Deno.test("readSuite() takes the documents of a JSON file", async () => {
   assertEquals(tasks.length, 59);
 });
 
+Deno.test("readSuite() hides one line of code of each text for infilling", async () => {
+  const heldout = new URL("../../models/tiny/heldout.json", import.meta.url).pathname;
+  const { tasks, format } = await readSuite(heldout, "infill");
+  const { documents } = JSON.parse(await Deno.readTextFile(heldout));
+  assertEquals(format, "text, a line of each hidden");
+  assert(tasks.length > 40, `${tasks.length} of 59 have such a line`);
+  for (const task of tasks) {
+    if (task.kind !== "infill") throw new Error(task.kind);
+    assertEquals(task.prompt + task.expected + task.suffix, documents[Number(task.id)].text);
+    assert(/\w/.test(task.expected) && !/^[*/]/.test(task.expected), task.expected);
+  }
+});
+
 Deno.test("readSuite() says what is wrong and what it takes", async () => {
   const infill = '{"prefix":"a","suffix":"b","expected":"c"}';
   const function_ = '{"name":"f","prompt":"p","tests":["t"]}';
