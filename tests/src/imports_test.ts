@@ -64,7 +64,7 @@ Deno.test("imports only go down", async () => {
   let checked = 0;
   for (const folder of ["src/", "routes/"]) {
     for await (const path of sources(folder)) {
-      if (path.startsWith("src/convert/")) continue; // a tool beside the house: see below
+      if (/^src\/(convert|eval)\//.test(path)) continue; // tools beside the house: see below
       const floor = floorOf(path);
       assert(floor >= 0, `${path} has no floor: add it to this test's table`);
       for (const target of await importsOf(path)) {
@@ -77,6 +77,27 @@ Deno.test("imports only go down", async () => {
     }
   }
   assert(checked > 50, "imports must have been found");
+});
+
+Deno.test("eval stands on the public API, but for its scorer, and nothing imports eval", async () => {
+  const inside: Record<string, string[]> = {
+    "src/eval/bits.ts": ["src/forward.ts", "src/random.ts", "src/session.ts"],
+  };
+  let checked = 0;
+  for (const folder of ["src/", "routes/"]) {
+    for await (const path of sources(folder)) {
+      for (const target of await importsOf(path)) {
+        if (!path.startsWith("src/eval/")) {
+          assert(!target.startsWith("src/eval/"), `${path} imports ${target}`);
+        } else if (!target.startsWith("src/eval/")) {
+          const allowed = ["src/mod.ts", ...inside[path] ?? []];
+          assert(allowed.includes(target), `${path} imports ${target}`);
+          checked++;
+        }
+      }
+    }
+  }
+  assert(checked > 5, "imports must have been found");
 });
 
 Deno.test("nothing outside convert reads families or imports convert", async () => {
