@@ -3,11 +3,12 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { convertCheckpoint } from "../../src/convert/convert.ts";
 import { ENCODERS } from "../../src/convert/encode.ts";
 import { toFloat16 } from "../../src/convert/half.ts";
+import type { Precision } from "../../src/convert/precision.ts";
 import { quantize } from "../../src/convert/quantize.ts";
 import { quantize4 } from "../../src/convert/quantize_q4.ts";
 import { EngineError } from "../../src/errors.ts";
 import { dequantize4 } from "../../src/graph/storage.ts";
-import { DTYPES } from "../../src/manifest.ts";
+import { type Dtype, DTYPES } from "../../src/manifest.ts";
 import { randomFrom } from "../../src/random.ts";
 import { encodeHeader, parseSafetensors } from "../../src/safetensors.ts";
 import { writeCheckpoint } from "../support/checkpoint.ts";
@@ -21,6 +22,9 @@ async function inTempFolder(run: (folder: string) => Promise<void>): Promise<voi
     await Deno.remove(folder, { recursive: true });
   }
 }
+
+/** Every matrix in one form, the family's exceptions too. */
+const everything = (dtype: Dtype): Precision => ({ [dtype]: { "*": dtype } });
 
 /** Blocks as models have them and as they should not be: normal, long-tailed, one-sided, an outlier, tiny, huge. */
 function blocks(): Float32Array {
@@ -167,7 +171,13 @@ Deno.test("convert writes the same bytes twice in every form, a matrix in severa
       const hashes = [];
       for (const from of ["one", "one", "three"]) {
         const target = `${folder}/${dtype}-${hashes.length}`;
-        const made = await convertCheckpoint({ source: `${folder}/${from}`, target, dtype });
+        const recipe = { name: "same", precision: everything(dtype) };
+        const made = await convertCheckpoint({
+          source: `${folder}/${from}`,
+          target,
+          dtype,
+          recipe,
+        });
         assertEquals(made.dtype, dtype);
         hashes.push(made.files.weights.sha256);
       }
@@ -177,7 +187,8 @@ Deno.test("convert writes the same bytes twice in every form, a matrix in severa
       ENCODERS[dtype]({ weights, columns: 64, source: "" }).forEach((part, i) => {
         const { offset, length } = header.tensors.get(`embed.${["weight", "scales", "zeros"][i]}`)!;
         const expected = new Uint8Array(part.buffer, part.byteOffset, part.byteLength);
-        assertEquals(file.subarray(offset, offset + length), expected);
+        const found = file.subarray(offset, offset + length);
+        assert(found.length === expected.length && found.every((byte, i) => byte === expected[i]));
       });
       for (const { offset } of header.tensors.values()) assertEquals(offset % 4, 0, "aligned");
     }
@@ -204,7 +215,12 @@ Deno.test("convert to fp16 refuses a weight beyond 65504, names its tensor and l
 Deno.test("the header of a bundle tells the form of every matrix, and vectors are never rounded", () =>
   inTempFolder(async (folder) => {
     await writeCheckpoint(`${folder}/source`, { shards: 1 });
-    await convertCheckpoint({ source: `${folder}/source`, target: `${folder}/b`, dtype: "q4" });
+    await convertCheckpoint({
+      source: `${folder}/source`,
+      target: `${folder}/b`,
+      dtype: "q4",
+      recipe: { name: "b", precision: everything("q4") },
+    });
     const file = await Deno.readFile(`${folder}/b/weights.safetensors`);
     const { tensors } = parseSafetensors(file, "weights.safetensors");
     const shape = (name: string) => {
