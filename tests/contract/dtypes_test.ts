@@ -74,6 +74,7 @@ for (const { name, ok, why } of await testBackends()) {
       const bundle = await convertedBundle(
         (folder) => writeCheckpoint(folder, { shards: 1 }),
         dtype,
+        { [dtype]: { "*": dtype } }, // every matrix that can, the family's exceptions too
       );
       const expected = await logits(dequantizedBundle(bundle), "wasm");
       const found = await logits(bundle, name);

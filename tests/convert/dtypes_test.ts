@@ -3,11 +3,12 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { convertCheckpoint } from "../../src/convert/convert.ts";
 import { ENCODERS } from "../../src/convert/encode.ts";
 import { toFloat16 } from "../../src/convert/half.ts";
+import type { Precision } from "../../src/convert/precision.ts";
 import { quantize } from "../../src/convert/quantize.ts";
 import { quantize4 } from "../../src/convert/quantize_q4.ts";
 import { EngineError } from "../../src/errors.ts";
 import { dequantize4 } from "../../src/graph/storage.ts";
-import { DTYPES } from "../../src/manifest.ts";
+import { type Dtype, DTYPES } from "../../src/manifest.ts";
 import { randomFrom } from "../../src/random.ts";
 import { encodeHeader, parseSafetensors } from "../../src/safetensors.ts";
 import { writeCheckpoint } from "../support/checkpoint.ts";
@@ -22,8 +23,8 @@ async function inTempFolder(run: (folder: string) => Promise<void>): Promise<voi
   }
 }
 
-const equal = (a: Uint8Array, b: Uint8Array) =>
-  a.length === b.length && a.every((value, i) => value === b[i]);
+/** Every matrix in one form, the family's exceptions too. */
+const everything = (dtype: Dtype): Precision => ({ [dtype]: { "*": dtype } });
 
 /** Blocks as models have them and as they should not be: normal, long-tailed, one-sided, an outlier, tiny, huge. */
 function blocks(): Float32Array {
@@ -170,9 +171,13 @@ Deno.test("convert writes the same bytes twice in every form, a matrix in severa
       const hashes = [];
       for (const from of ["one", "one", "three"]) {
         const target = `${folder}/${dtype}-${hashes.length}`;
-        const source = `${folder}/${from}`;
-        const recipe = { name: "x", precision: { q4: { "embed.weight": "q4" as const } } };
-        const made = await convertCheckpoint({ source, target, dtype, recipe });
+        const recipe = { name: "same", precision: everything(dtype) };
+        const made = await convertCheckpoint({
+          source: `${folder}/${from}`,
+          target,
+          dtype,
+          recipe,
+        });
         assertEquals(made.dtype, dtype);
         hashes.push(made.files.weights.sha256);
       }
@@ -182,7 +187,8 @@ Deno.test("convert writes the same bytes twice in every form, a matrix in severa
       ENCODERS[dtype]({ weights, columns: 64, source: "" }).forEach((part, i) => {
         const { offset, length } = header.tensors.get(`embed.${["weight", "scales", "zeros"][i]}`)!;
         const expected = new Uint8Array(part.buffer, part.byteOffset, part.byteLength);
-        assert(equal(file.subarray(offset, offset + length), expected), `${dtype}, part ${i}`);
+        const found = file.subarray(offset, offset + length);
+        assert(found.length === expected.length && found.every((byte, i) => byte === expected[i]));
       });
       for (const { offset } of header.tensors.values()) assertEquals(offset % 4, 0, "aligned");
     }
@@ -209,17 +215,22 @@ Deno.test("convert to fp16 refuses a weight beyond 65504, names its tensor and l
 Deno.test("the header of a bundle tells the form of every matrix, and vectors are never rounded", () =>
   inTempFolder(async (folder) => {
     await writeCheckpoint(`${folder}/source`, { shards: 1 });
-    await convertCheckpoint({ source: `${folder}/source`, target: `${folder}/b`, dtype: "q4" });
+    await convertCheckpoint({
+      source: `${folder}/source`,
+      target: `${folder}/b`,
+      dtype: "q4",
+      recipe: { name: "b", precision: everything("q4") },
+    });
     const file = await Deno.readFile(`${folder}/b/weights.safetensors`);
     const { tensors } = parseSafetensors(file, "weights.safetensors");
     const shape = (name: string) => {
       const { dtype, shape } = tensors.get(name)!;
       return `${dtype} ${shape.join()}`;
     };
-    assertEquals(shape("layers.1.q.weight"), "U8 64,2,16");
-    assertEquals(shape("layers.1.q.scales"), "F32 64,2");
-    assertEquals(shape("layers.1.q.zeros"), "U8 64,1");
-    assertEquals(shape("layers.1.down.weight"), "U8 64,3,32", "96 columns are no pairs of blocks");
+    assertEquals(shape("layers.0.q.weight"), "U8 64,2,16");
+    assertEquals(shape("layers.0.q.scales"), "F32 64,2");
+    assertEquals(shape("layers.0.q.zeros"), "U8 64,1");
+    assertEquals(shape("layers.0.down.weight"), "U8 64,3,32", "96 columns are no pairs of blocks");
     assertEquals(shape("layers.0.attention_norm"), "F32 64");
     const size =
       encodeHeader([...tensors].map(([name, { dtype, shape }]) => ({ name, dtype, shape })))

@@ -45,9 +45,9 @@ Deno.test("a recipe decides the form of single matrices, and a pattern that fits
     const made = await convert({
       q4: {
         "embed.weight": "fp16",
-        "layers.last.v.weight": "fp32",
+        "layers.last.*": "fp32",
         "layers.{i}.v.weight": "w8a8",
-        "layers.0.o.weight": "q8",
+        "layers.first.q.weight": "q4",
       },
     }, "mixed");
     assertEquals(made.dtype, "q4");
@@ -55,11 +55,10 @@ Deno.test("a recipe decides the form of single matrices, and a pattern that fits
     const { tensors } = parseSafetensors(file, "weights.safetensors");
     const form = (name: string) => formOf(name, tensors.get(`${name}.weight`)!).form;
     assertEquals(form("embed"), "fp16");
-    assertEquals(form("layers.0.q"), "q8", "the family keeps the first layer at q8");
-    assertEquals(form("layers.0.o"), "q8");
+    assertEquals(form("layers.0.q"), "q4");
+    assertEquals(form("layers.0.k"), "q8", "the family's first layer");
     assertEquals(form("layers.0.v"), "w8a8");
     assertEquals(form("layers.1.v"), "fp32", "the first pattern counts");
-    assertEquals(form("layers.1.q"), "q4");
 
     for (const pattern of ["layers.2.*", "layers.first.attention_norm", "embed", "head.weight"]) {
       const error = await assertRejects(

@@ -1,5 +1,6 @@
 /** Small checkpoints in Hugging Face layout, made for tests. */
 import { convertCheckpoint } from "../../src/convert/convert.ts";
+import type { Precision } from "../../src/convert/precision.ts";
 import { type Bundle, loadBundle } from "../../src/loader.ts";
 import type { Dtype } from "../../src/manifest.ts";
 import { randomFrom } from "../../src/random.ts";
@@ -108,10 +109,11 @@ export function floatBundleOf(fill: (folder: string) => Promise<void>): Promise<
   return convertedBundle(fill, "fp32");
 }
 
-/** The bundle of the checkpoint that `fill` puts into a folder. */
+/** The bundle of the checkpoint that `fill` puts into a folder; `precision` counts before its family's. */
 export async function convertedBundle(
   fill: (folder: string) => Promise<void>,
   dtype: Dtype,
+  precision: Precision = {},
 ): Promise<Bundle> {
   const folder = await Deno.makeTempDir();
   try {
@@ -120,6 +122,7 @@ export async function convertedBundle(
       source: `${folder}/source`,
       target: `${folder}/bundle`,
       dtype,
+      recipe: { name: "bundle", precision },
     });
     return await loadBundle(`${folder}/bundle`);
   } finally {
