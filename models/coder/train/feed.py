@@ -236,7 +236,7 @@ def autoregressive(ids, doc, real, given):
     """A batch as training takes it. weight [N, L] is of the place that predicts; it adds up to 1."""
     target, weight = np.roll(ids, -1, 1), np.zeros(ids.shape, np.float32)
     weight[:, :-1] = real[:, 1:]
-    return pack(ids, None, target, weight / weight.sum(), doc, np.ones(len(ids), np.int64), ids, real, weight.sum())
+    return small(ids, None, target, weight, doc, np.ones(len(ids), np.int64), real)
 
 
 def block_diffusion(ids, doc, real, given, blocks, rng):
@@ -247,10 +247,13 @@ def block_diffusion(ids, doc, real, given, blocks, rng):
         h, w, _ = draw_masks(torch.from_numpy(real[at]), torch.from_numpy(given[at]), block, rng)
         room = np.repeat((~given[at]).reshape(len(at), -1, block).sum(-1), block, 1)
         hide[at], weight[at] = h.numpy(), w.numpy() * room
-    return pack(ids, hide, ids, weight / weight.sum(), doc, blocks, ids, real, real.sum())
+    return small(ids, hide, ids, weight, doc, blocks, real)
 
 
-def pack(ids, hide, target, weight, doc, blocks, all_ids, real, count):
-    """u16 and u8 where they suffice: this goes through a pipe to the training process. share [N]: each row's part of the weight."""
-    return {"ids": ids.astype(np.uint16), "hide": hide, "target": target.astype(np.uint16), "weight": weight.astype(np.float32),
-            "doc": doc.astype(np.int16), "block": blocks.astype(np.int16), "share": weight.sum(1), "real": real, "count": int(count)}
+def small(ids, hide, target, weight, doc, blocks, real):
+    """Narrow types: a batch goes through a pipe to the training process. Weights add up to 1, `total` is what they added up to;
+    share [N]: each row's part; real: what counts as a token of the text. Nats per such token = loss x total / real.sum()."""
+    total = float(weight.sum())
+    weight = (weight / total).astype(np.float32)
+    return {"ids": ids.astype(np.uint16), "hide": hide, "target": target.astype(np.uint16), "weight": weight, "doc": doc.astype(np.int16),
+            "block": blocks.astype(np.int16), "share": weight.sum(1), "real": real, "total": total}

@@ -2,6 +2,7 @@
 import collections
 import ctypes
 import multiprocessing as mp
+import queue
 import signal
 
 import torch
@@ -51,7 +52,7 @@ class Ahead:
         while True:
             try:
                 return self.results[worker].get(timeout=60)
-            except mp.queues.Empty:
+            except queue.Empty:
                 if not self.processes[worker].is_alive():
                     raise SystemExit("a data process is gone (killed, or out of memory); the last checkpoint is sound, run the same command again")
 
