@@ -13,7 +13,7 @@ from attention import path
 from tiny import MASK, Shape, rope_tables
 
 CODER = Shape(vocab=8192, d=512, layers=14, heads=8, kv_heads=4, head_dim=64, ffn=1536, length=2048)
-TOY = Shape(vocab=8192, d=96, layers=2, heads=4, kv_heads=2, head_dim=24, ffn=192, length=256)
+TOY = Shape(vocab=8192, d=96, layers=2, heads=4, kv_heads=2, head_dim=32, ffn=256, length=256)
 SHAPES = {"coder": CODER, "toy": TOY}
 MUON_KINDS = ("qkv", "o", "gate_up", "down")
 LAYER = ("norm1", "qkv", "q_norm", "k_norm", "o", "norm2", "gate_up", "down")

@@ -1,7 +1,9 @@
 """The first minutes of a leg: try every attention path on a real batch, hold it against plain fp32 products, take the fastest.
 
-A path counts if its loss and gradient agree with the reference on the first two rows (the others have weight 0, so that
-shapes, and what was compiled for them, are those of training). What raises, runs out of memory or disagrees is out.
+A path counts if its loss and gradients agree with the reference on the first two rows (the others have weight 0, so that
+shapes, and what was compiled for them, are those of training). Gradients are compared kind by kind and the worst counts: a
+wrong mask hardly moves the loss of fresh weights, but it moves the gradient of the query and key matrices. In bf16 the
+measure is what plain products in bf16 do wrong. What raises, runs out of memory or disagrees is out.
 """
 import gc
 import time
@@ -13,7 +15,9 @@ from plan import flops_per_token, peak
 
 CANDIDATES = (("flex", True), ("sdpa", True), ("flex", False), ("sdpa", False), ("plain", False))
 CHECKED = 2                     # rows of the numerical check
-LOSS_TOLERANCE, GRADIENT_TOLERANCE = {"bf16": 1e-2, "fp32": 1e-4}, {"bf16": 0.1, "fp32": 1e-3}
+COMPARED = ("embed", "qkv", "o", "gate_up", "down")
+LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3                        # of fp32; in bf16 OWN times the error of plain products comes on top
+OWN = 3
 
 
 def accumulate(runner, batch, micro, gather=None):
@@ -37,13 +41,32 @@ def is_full(error):
     return "out of memory" in str(error).lower()
 
 
-def reference(net, batch):
-    """(loss, gradient) of the first rows by plain products in fp32."""
-    exact = Net(net.shape, net.device)
-    exact.load(net.master)
-    runner = Runner(exact, "plain", False)
+def first_rows(net, batch):
+    """(loss, gradient by kind) of the first rows on plain products, one row at a time; the gradient is cleared."""
+    runner = Runner(net, "plain", False)
     loss = sum(float(accumulate(runner, {k: v[i:i + 1] if hasattr(v, "shape") else v for k, v in batch.items()}, 1).sum()) for i in range(CHECKED))
-    return loss, exact.grad
+    return loss, taken(net)
+
+
+def taken(net):
+    """{kind: fp32 copy of its gradient}; the gradient is cleared."""
+    out = {k: net.layout.view(net.grad, k).float().clone() for k in COMPARED}
+    net.grad.zero_()
+    return out
+
+
+def errors(loss, gradient, exact):
+    """Relative errors against the reference: of the loss, and of the kind of matrix whose gradient is furthest off."""
+    want, right = exact
+    return abs(loss - want) / want, max(float((gradient[k] - right[k]).norm() / right[k].norm()) for k in COMPARED)
+
+
+def reference(net, batch):
+    """((loss, gradient), allowed error of the loss, of the gradient)."""
+    exact = Net(net.shape, net.device)
+    right = first_rows(exact.load(net.master), batch)
+    own = (0.0, 0.0) if net.work.dtype == torch.float32 else errors(*first_rows(net, batch), right)
+    return right, LOSS_TOLERANCE + OWN * own[0], GRADIENT_TOLERANCE + OWN * own[1]
 
 
 def only_first(batch):
@@ -51,15 +74,6 @@ def only_first(batch):
     weight = batch["weight"].copy()
     weight[CHECKED:] = 0
     return {**batch, "weight": weight / weight.sum()}
-
-
-def errors(net, loss, exact):
-    """(relative error of the loss, of the gradient) against the reference; clears the gradient."""
-    want, gradient = exact
-    grad = net.grad.float()
-    out = abs(loss - want) / want, float((grad - gradient).norm() / gradient.norm())
-    net.grad.zero_()
-    return out
 
 
 def try_path(net, name, compiled, batch, exact, rounds):
@@ -73,7 +87,8 @@ def try_path(net, name, compiled, batch, exact, rounds):
             rows = accumulate(runner, checked, micro)
             wait(net.device)
             out["first_s"] = round(time.time() - started, 2)
-            loss_error, gradient_error = errors(net, float(rows.sum()), exact)
+            right, *allowed = exact
+            found = errors(float(rows.sum()), taken(net), right)
             accumulate(runner, batch, micro)                           # tier-up: allocator, and whatever is compiled late
             wait(net.device)
             started = time.time()
@@ -92,10 +107,9 @@ def try_path(net, name, compiled, batch, exact, rounds):
                 micro //= 2
                 continue
             return {**out, "ok": False, "why": f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"}, None
-        kind = "fp32" if net.work.dtype == torch.float32 else "bf16"
-        fine = loss_error <= LOSS_TOLERANCE[kind] and gradient_error <= GRADIENT_TOLERANCE[kind]
-        out.update(micro=micro, step_s=round(seconds, 4), tokens_s=int(batch["ids"].size / seconds), loss_error=float(f"{loss_error:.2e}"),
-                   gradient_error=float(f"{gradient_error:.2e}"), ok=fine, why="" if fine else "disagrees with the reference")
+        fine = all(f <= a for f, a in zip(found, allowed))
+        out.update(micro=micro, step_s=round(seconds, 4), tokens_s=int(batch["ids"].size / seconds), loss_error=float(f"{found[0]:.2e}"),
+                   gradient_error=float(f"{found[1]:.2e}"), ok=fine, why="" if fine else f"disagrees with the reference: allowed are {allowed[0]:.1e} and {allowed[1]:.1e}")
         return out, (runner, micro)
 
 
