@@ -56,8 +56,9 @@ class Packed:
         """All parts at once, one thread each (the decompressor works outside Python's lock), then one file."""
         files = self.facts["files"]
         names = sorted((n for n in files if n.startswith("tokens-")), key=lambda n: int(n[7:-3]))
+        packed = [verified(self.folder, n, files[n]) for n in names]   # here: a thread of the pool that exits is waited for for ever
         with ThreadPool(min(len(names), os.cpu_count() or 1)) as pool:
-            parts = pool.map(lambda n: lzma.decompress(verified(self.folder, n, files[n])), names)
+            parts = pool.map(lzma.decompress, packed)
         if hashlib.sha256(b"".join(parts)).hexdigest() != digest:
             raise SystemExit(f"{self.folder}: the unpacked tokens do not have the hash in data.json")
         with open(path + ".tmp", "wb") as f:
