@@ -17,8 +17,8 @@ GRID, SHORTEST = 32, 64
 # How often an item of each kind comes in one epoch of a stage (a fraction: that probability).
 MIXES = {
     "ar": {"core": 1, "library": 1, "test": 0.5, "prose": 0.5, "function": 0.5, "assigned": 0.25, "method": 0.25, "util": 2, "util-doc": 2},
-    "bd": {"core": 1, "library": 0.75, "test": 0.35, "prose": 0.35, "function": 1, "assigned": 0.3, "method": 0.5, "util": 3, "util-doc": 4},
-    "cool": {"core": 0.6, "library": 0.25, "test": 0.1, "prose": 0.15, "function": 2.5, "assigned": 0.5, "method": 1, "util": 6, "util-doc": 10},
+    "bd": {"core": 1, "library": 0.75, "test": 0.35, "prose": 0.35, "function": 1, "assigned": 0.3, "method": 0.5, "util": 2, "util-doc": 2},
+    "cool": {"core": 0.6, "library": 0.25, "test": 0.1, "prose": 0.15, "function": 2, "assigned": 0.4, "method": 0.8, "util": 2, "util-doc": 3},
     "val-code": {"val-code": 1}, "val-functions": {"val-function": 1}, "val-infill": {"val-code": 1},
 }
 STAGES = tuple(MIXES)
@@ -90,7 +90,10 @@ class Feed:
 
     def __init__(self, packed, cuts, length, rows, seed):
         self.packed, self.cuts, self.length, self.rows, self.seed = packed, cuts, length, rows, seed
-        self.kept = {}                                                 # the last epoch of each stage; written by `table` only
+        self.kept = {}                                                 # (stage, epoch) -> rows, the last few; written by `table` only
+        self.docs = {k: v.tolist() for k, v in packed.docs.items()}    # lists: single items are read, which NumPy is slow at
+        self.functions = {k: v.tolist() for k, v in packed.functions.items()}
+        self.held = {}                                                 # rows of held-out batches, made once; written by `held_out` only
 
     def rng(self, stage, *numbers):
         return np.random.default_rng((self.seed, STAGES.index(stage), *numbers))
@@ -114,8 +117,8 @@ class Feed:
 
     def table(self, stage, epoch):
         """Rows of an epoch: lists of pieces (spans, room, mode, ends, body), room being the places they may take."""
-        if self.kept.get(stage, (None,))[0] == epoch:
-            return self.kept[stage][1]
+        if (stage, epoch) in self.kept:
+            return self.kept[stage, epoch]
         rng, val = self.rng(stage, epoch), stage.startswith("val")
         rows, row, left, waiting = [], [], self.length, []
 
@@ -134,8 +137,9 @@ class Feed:
         for kind, index in self.items(stage, rng):
             fim = stage == "val-infill" or rng.random() < FIM.get(kind, FIM_ELSE)
             if kind in FUNCTIONS:
-                c, cn, s, sn, f, fn = (int(x) for x in self.packed.functions[kind][index])
-                comment = ((c, cn), (s, sn) if sn else (c, cn), (0, 0))[0 if val else int(rng.choice(3, p=VARIANTS))]
+                c, cn, s, sn, f, fn = self.functions[kind][index]
+                u = 0 if val else rng.random()
+                comment = (c, cn) if u < VARIANTS[0] or (not sn and u < 1 - VARIANTS[2]) else (s, sn) if u < 1 - VARIANTS[2] else (0, 0)
                 spans = [x for x in (comment, (f, fn)) if x[1]]
                 piece = (spans, up(sum(n for _, n in spans) + 9), "fim" if fim else "plain", True, comment[1])
                 if piece[1] <= self.length:
@@ -143,7 +147,7 @@ class Feed:
                 if left < SHORTEST:
                     close()
                 continue
-            at, n = (int(x) for x in self.packed.docs[kind][index])
+            at, n = self.docs[kind][index]
             end = at + n
             while end - at >= SHORTEST // 2:
                 if left < self.length // 4 and end - at > left and rng.random() < 0.5:
@@ -162,8 +166,10 @@ class Feed:
             close()
         rows = [r for r in rows if r]
         order = rng.permutation(len(rows))
-        self.kept[stage] = (epoch, [rows[i] for i in order])
-        return self.kept[stage][1]
+        while len(self.kept) > 5:                                      # this epoch, the next one, and the three held-out sets
+            self.kept.pop(next(k for k in self.kept))
+        self.kept[stage, epoch] = [rows[i] for i in order]
+        return self.kept[stage, epoch]
 
     def line_start(self, at, low, end):
         """The last place <= at that begins a line, if there is one within 64 tokens: a piece begins where a line does."""
@@ -209,18 +215,23 @@ class Feed:
     def stacked(self, stage, epoch, first, count):
         return [np.stack(x) for x in zip(*(self.row(stage, epoch, first + i) for i in range(count)))]
 
-    def batch(self, stage, number):
-        """One training batch of the stage: what `autoregressive` or `block_diffusion` returns."""
+    def batch(self, stage, number, lead=None):
+        """One training batch of the stage: what `autoregressive` or `block_diffusion` returns. lead: the share of an epoch behind
+        which the next one's rows are laid out ahead of time (seconds of work that would else hold everybody up)."""
         steps = self.epoch_steps(stage)
         epoch, step = divmod(number, steps)
         arrays = self.stacked(stage, epoch, step * self.rows, self.rows)
+        if lead is not None and step >= lead * steps:
+            self.table(stage, epoch + 1)
         if stage == "ar":
             return autoregressive(*arrays)
         return block_diffusion(*arrays, block_rows(self.rows), self.rng(stage, epoch, step, 1))
 
     def held_out(self, stage, first, block, draw=0):
         """Batch number `first` of a held-out set, for blocks of one length or (0) autoregressive; masks are fixed by `draw`."""
-        arrays = self.stacked(stage, 0, first * self.rows, self.rows)
+        if (stage, first) not in self.held:
+            self.held[stage, first] = self.stacked(stage, 0, first * self.rows, self.rows)
+        arrays = self.held[stage, first]
         if not block:
             return autoregressive(*arrays)
         return block_diffusion(*arrays, np.full(self.rows, block), self.rng(stage, first, block, draw))

@@ -26,9 +26,21 @@ from muon import Optimiser      # noqa: E402
 from net import SHAPES, Net     # noqa: E402
 from packed import Packed       # noqa: E402
 from plan import LOSS_KINDS, Plan, flops_per_token, peak    # noqa: E402
-from smoke import CANDIDATES, accumulate, is_full, smoke    # noqa: E402
+from smoke import CANDIDATES, accumulate, clear, is_full, smoke     # noqa: E402
 from tiny import Tokenizer, shape_dict  # noqa: E402
 from workers import Ahead       # noqa: E402
+
+
+# On resuming, the checkpoint's plan holds but for what the command line names.
+PLAN = (("ar-steps", 8000, "autoregressive [8000]"), ("steps", 28000, "of the whole plan [28000]"), ("cool-steps", 6000, "of falling learning rate, at the end [6000]"),
+        ("warm-steps", 300, "of rising learning rate [300]"))
+
+
+def planned(c, before=None):
+    """The plan: what the command line names, else the checkpoint's, else the default."""
+    values = [getattr(c, name.replace("-", "_")) for name, *_ in PLAN]
+    kept = [before[k] for k in ("ar", "end", "cool", "warm")] if before else [default for _, default, _ in PLAN]
+    return Plan(*(k if v is None else v for v, k in zip(values, kept))).check()
 
 
 def options(arguments=None):
@@ -37,8 +49,7 @@ def options(arguments=None):
         ap.add_argument("--" + name, required=True)
     ap.add_argument("--shape", default="coder", choices=sorted(SHAPES))
     for name, default, text in (
-            ("rows", 32, "rows of a step, each as long as the context"), ("ar-steps", 8000, "autoregressive"), ("steps", 28000, "of the whole plan"),
-            ("cool-steps", 6000, "of falling learning rate, at the end"), ("warm-steps", 300, "of rising learning rate"), ("seed", 1, ""),
+            ("rows", 32, "rows of a step, each as long as the context"), ("seed", 1, ""), *((n, None, t) for n, _, t in PLAN),
             ("workers", -1, "processes that make batches; -1: 6 on a GPU, 0 else"), ("log-every", 20, "steps"), ("stop-step", 0, "end the leg here; 0: by the clock"),
             ("eval-batches", 1, "of each held-out set"), ("threads", 1, "of PyTorch on a CPU")):
         ap.add_argument("--" + name, type=int, default=default, help=text)
@@ -65,16 +76,18 @@ class Leg:
         shape = SHAPES[c.shape]
         self.net = Net(shape, device, torch.bfloat16 if device != "cpu" else torch.float32)
         self.path, self.top = os.path.join(c.out, "checkpoint.pt"), peak(torch.cuda.get_device_name()) if device != "cpu" else None
-        self.plan = Plan(c.ar_steps, c.steps, c.cool_steps, c.warm_steps).check()
+        self.plan = planned(c)
         self.state = {"step": 0, "leg": 0, "seconds": 0.0, "tokens": 0, "done": {}, "ema_steps": 0, "paths": {}}
         found = os.path.exists(self.path)
         if found:
             ck = torch.load(self.path, map_location="cpu")
             if ck["shape"] != shape_dict(shape):
                 sys.exit(f"--out {c.out}: its checkpoint has shape {ck['shape']}, --shape {c.shape} is {shape_dict(shape)}; choose another folder")
+            for name in ("rows", "seed"):                              # what the numbers of batches mean
+                if ck["options"][name] != getattr(c, name):
+                    sys.exit(f"--{name}: got {getattr(c, name)}, this run was begun with {ck['options'][name]}; a run keeps it")
             self.net.master.copy_(ck["master"])
-            self.state = {k: ck[k] for k in self.state}
-            self.plan = Plan(**ck["plan"]).check()                     # a plan may have been changed by --land
+            self.state, self.plan = {k: ck[k] for k in self.state}, planned(c, ck["plan"])
         else:
             self.net.init(c.seed)
         self.net.load()
@@ -125,17 +138,14 @@ class Leg:
             runner, micro = runners[0]
             try:
                 return accumulate(runner, batch, micro, self.opt.gather)
-            except RuntimeError as e:
-                self.net.grad.zero_()
-                self.opt.total.zero_()
+            except Exception as e:                                     # out of memory, or a compiler that stumbles late
                 again = (runner, micro // 2) if is_full(e) and micro > 1 else runners[1] if len(runners) > 1 else None
                 self.log("fallback", step=self.state["step"], path=runner.name, micro=micro, error=str(e)[:300], to=again and [again[0].name, again[1]])
                 if again is None:
-                    self.save()
                     raise
-                runners[0:1 if again[0] is runner else 2] = [again]
-                if self.device != "cpu":
-                    torch.cuda.empty_cache()
+            self.opt.total.zero_()
+            clear(self.net)
+            runners[0:1 if again[0] is runner else 2] = [again]
 
     def save(self):
         """Copy now, write in a thread: a checkpoint costs the GPU only the copy."""
@@ -185,18 +195,20 @@ class Leg:
                 self.prepare(phase)
         self.saved = self.evaluated = marked = time.time()
         first = at = s["step"]
-        sums, shares, norm = torch.zeros(len(LOSS_KINDS), device=self.device), np.zeros(len(LOSS_KINDS)), None
+        sums, shares, norm, places = torch.zeros(len(LOSS_KINDS), device=self.device), np.zeros(len(LOSS_KINDS)), None, {}
         while s["step"] < self.plan.end:
             # the last save and evaluation fit into half a minute; a run by --stop-step has no clock
             self.ending = self.ending or ("stop step" if c.stop_step and s["step"] >= c.stop_step else "time" if not c.stop_step and self.left() < 15 else "")
             if self.ending:
                 break
-            (stage, number), *coming = self.plan.coming(s["step"], s["done"], 64)
+            (stage, number), *coming = self.plan.coming(s["step"], s["done"], 80)
             batch = self.ahead.batch(stage, number, coming)
             rows = self.batch_losses(batch)
             norm = self.opt.step(self.plan.scale(s["step"]), s["step"] + 1)
-            kinds = np.array([0 if batch["hide"] is None else LOSS_KINDS.index(f"bd{b}") for b in batch["block"]])
-            sums.index_add_(0, torch.from_numpy(kinds).to(self.device), rows)
+            kinds = [0 if batch["hide"] is None else LOSS_KINDS.index(f"bd{b}") for b in batch["block"]]
+            if tuple(kinds) not in places:                             # one for each phase: copied once, not at every step
+                places[tuple(kinds)] = torch.tensor(kinds, device=self.device)
+            sums.index_add_(0, places[tuple(kinds)], rows)
             np.add.at(shares, kinds, batch["share"])
             s["done"][stage], s["tokens"], s["step"] = number + 1, s["tokens"] + batch["ids"].size, s["step"] + 1
             if s["step"] % c.log_every == 0:

@@ -161,8 +161,10 @@ class Runner:
 def to_device(batch, device, rows=slice(None)):
     """A batch of feed.py (or some of its rows) as tensors: tokens, doc, block [N, S], target, weight [N, L]."""
     def put(a, dtype):
-        a = a[rows].astype("int32") if a.dtype == "uint16" else a[rows]       # uint16 is no type of old PyTorch
-        return torch.from_numpy(a).to(device, non_blocking=True).to(dtype)
+        t = torch.from_numpy(a[rows].astype("int32") if a.dtype == "uint16" else a[rows])      # uint16 is no type of old PyTorch
+        if device != "cpu":
+            t = t.pin_memory()                                         # a copy from other memory waits for all that the GPU has to do
+        return t.to(device, non_blocking=True).to(dtype)
 
     ids, doc = put(batch["ids"], torch.long), put(batch["doc"], torch.int32)
     n, length = ids.shape

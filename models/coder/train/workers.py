@@ -8,7 +8,7 @@ import signal
 import torch
 
 
-def work(feed, tasks, results):
+def work(feed, tasks, results, lead):
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)                         # PR_SET_PDEATHSIG: do not outlive a killed parent
     signal.signal(signal.SIGTERM, signal.SIG_IGN)                      # the trainer saves first; None in the queue ends us
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -17,18 +17,20 @@ def work(feed, tasks, results):
         task = tasks.get()
         if task is None:
             return
-        results.put(feed.batch(*task))
+        results.put(feed.batch(*task, lead=lead))
 
 
 class Ahead:
     """`batch(stage, number)` like Feed's, from `count` processes; 0 makes it here. Start it before a GPU is touched."""
 
-    def __init__(self, feed, count, depth=3):
+    def __init__(self, feed, count, depth=12):
         self.feed, self.count, self.depth, self.asked, self.turn = feed, count, depth, collections.deque(), 0
         context = mp.get_context("fork")
         self.tasks = [context.Queue() for _ in range(count)]
         self.results = [context.Queue(depth) for _ in range(count)]
-        self.processes = [context.Process(target=work, args=(feed, t, r), daemon=True) for t, r in zip(self.tasks, self.results)]
+        # they lay out the next epoch one after the other, never all at once: what lies in the queues bridges it
+        self.processes = [context.Process(target=work, args=(feed, t, r, 0.2 + 0.6 * i / count), daemon=True)
+                          for i, (t, r) in enumerate(zip(self.tasks, self.results))]
         for p in self.processes:
             p.start()
 
