@@ -68,6 +68,8 @@ export interface BackendOptions {
   readonly threads: number;
   /** Whether WebGPU may run on a software adapter. */
   readonly softwareAdapter: boolean;
+  /** Never round activations to int8, where a backend otherwise would: for measurements of the weights alone. */
+  readonly exactActivations?: boolean;
 }
 
 const OPENERS: Readonly<Record<BackendName, (options: BackendOptions) => Promise<Backend>>> = {

@@ -4,7 +4,9 @@ import { hostStore } from "./host_store.ts";
 import { openOrtRunner, type Ort } from "./ort_runner.ts";
 
 /** Opens the native build with `options.threads` threads. */
-export async function openNative({ threads }: BackendOptions): Promise<Backend> {
+export async function openNative(
+  { threads, exactActivations = false }: BackendOptions,
+): Promise<Backend> {
   // Not a literal, so that nobody downloads the package who does not ask for this backend.
   const specifier = "Deno" in globalThis ? "npm:onnxruntime-node@1.30.0" : "onnxruntime-node";
   // The package wants to pass Float16Array through its C++ layer, which Deno's N-API lacks.
@@ -16,7 +18,7 @@ export async function openNative({ threads }: BackendOptions): Promise<Backend> 
     description: `native CPU, ${threads} thread${threads === 1 ? "" : "s"}`,
     matrixForms: { q4: "blockwise", q8: "blockwise", w8a8: "integer" },
     fusedExperts: true,
-    accuracyLevel: 4,
+    accuracyLevel: exactActivations ? 0 : 4,
     batch: 4,
     open: (plan) =>
       openOrtRunner(

@@ -1,8 +1,8 @@
 /** Reads the reference vectors: recorded logits and generations of public reference code (see the README beside them). */
 import { parseSafetensors } from "../../src/safetensors.ts";
 
-const ROOT = Deno.env.get("CINNABAR_VECTORS") ??
-  new URL("../../../shared/vectors", import.meta.url).pathname;
+const SHARED = new URL("../../../shared/vectors", import.meta.url).pathname;
+const ROOT = Deno.env.get("CINNABAR_VECTORS") ?? SHARED;
 
 /** One recorded forward pass. */
 export interface ForwardCase {
@@ -75,9 +75,15 @@ export function vectorFolders(): string[] {
   }
 }
 
-/** The recorded transfer schedules. */
+/** The recorded transfer schedules, which other roots may not repeat. */
 export function readSchedules() {
-  return JSON.parse(Deno.readTextFileSync(`${ROOT}/schedules/schedules.json`));
+  const file = "schedules/schedules.json";
+  try {
+    return JSON.parse(Deno.readTextFileSync(`${ROOT}/${file}`));
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    return JSON.parse(Deno.readTextFileSync(`${SHARED}/${file}`));
+  }
 }
 
 /** Opens one folder of the reference vectors. */
