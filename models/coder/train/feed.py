@@ -18,7 +18,7 @@ GRID, SHORTEST = 32, 64
 MIXES = {
     "ar": {"core": 1, "library": 1, "test": 0.5, "prose": 0.5, "function": 0.5, "assigned": 0.25, "method": 0.25, "util": 2, "util-doc": 2},
     "bd": {"core": 1, "library": 0.75, "test": 0.35, "prose": 0.35, "function": 1, "assigned": 0.3, "method": 0.5, "util": 2, "util-doc": 2},
-    "cool": {"core": 0.6, "library": 0.25, "test": 0.1, "prose": 0.15, "function": 2, "assigned": 0.4, "method": 0.8, "util": 2, "util-doc": 3},
+    "cool": {"core": 0.6, "library": 0.25, "test": 0.1, "prose": 0.15, "function": 2.5, "assigned": 0.5, "method": 1, "util": 2, "util-doc": 3},
     "val-code": {"val-code": 1}, "val-functions": {"val-function": 1}, "val-infill": {"val-code": 1},
 }
 STAGES = tuple(MIXES)
