@@ -52,7 +52,7 @@ const AT_ONCE = 8;
 
 const QUALITY: Readonly<Record<Suite, string>> = {
   bpb: "bits per byte",
-  infill: "exact",
+  infill: "exact matches",
   functions: "pass@1",
   humaneval: "pass@1",
 };
@@ -288,7 +288,7 @@ export function plotOf(rows: readonly Row[], suite: Suite): string {
         points: rows.map((row) => ({
           x: row.tokensPerForward,
           y: 100 * row.quality,
-          label: String(row.threshold),
+          label: String(row.threshold).replace(/^0/, ""),
         })),
       })),
   });

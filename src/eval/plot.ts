@@ -23,7 +23,7 @@ export interface Plot {
   readonly ticks?: readonly number[];
 }
 
-const WIDTH = 720, LEFT = 56, RIGHT = 190, TOP = 36, BOTTOM = 48;
+const WIDTH = 760, LEFT = 56, TOP = 36, BOTTOM = 48;
 /** Colours that stand out from white and from black, at least 3 to 1. */
 const COLOURS = ["#d2452a", "#2f7fd6", "#2b9348", "#a35fd0", "#b7791f", "#0e8f97", "#d6408f"];
 
@@ -34,7 +34,9 @@ export function svgPlot({ title, x, y, series, ticks }: Plot): string {
   const across = ticks === undefined ? axis(points.map((point) => point.x)) : undefined;
   const up = axis(points.flatMap(({ y, error = 0 }) => [y - error, y + error]));
   const places = across?.ticks ?? ticks ?? [];
-  const right = WIDTH - RIGHT, bottom = height - BOTTOM;
+  const longest = Math.max(...series.map((line) => line.name.length));
+  const right = WIDTH - Math.min(360, 50 + 7 * longest); // room for the names
+  const bottom = height - BOTTOM;
   const atX = (value: number) => {
     const share = across === undefined
       ? (places.indexOf(value) + 0.5) / places.length
@@ -44,7 +46,7 @@ export function svgPlot({ title, x, y, series, ticks }: Plot): string {
   const atY = (value: number) => bottom - (value - up.low) / (up.high - up.low) * (bottom - TOP);
   const out = [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${height}" font-family="system-ui, sans-serif" font-size="12">`,
-    "<style>text{fill:#57606a}.grid{stroke:#8b949e;stroke-opacity:.3}" +
+    "<style>text{fill:#6e7681}.grid{stroke:#8b949e;stroke-opacity:.3}" +
     "@media (prefers-color-scheme:dark){text{fill:#adb5bd}}</style>",
     text(LEFT, 20, title, 'font-size="14"'),
   ];

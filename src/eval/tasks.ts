@@ -205,11 +205,10 @@ function hideLine({ id, text }: TextTask): WritingTask[] {
   );
   if (places.length === 0) return [];
   const place = places[(Math.imul(Number(id) + 1, 0x9e3779b1) >>> 0) % places.length];
-  const line = lines[place];
-  const indent = line.slice(0, line.length - line.trimStart().length);
-  const prompt = `${lines.slice(0, place).join("\n")}\n${indent}`;
+  // The line break before it goes too: a prompt that ends in white space is one that models have rarely seen.
+  const prompt = lines.slice(0, place).join("\n");
   const suffix = `\n${lines.slice(place + 1).join("\n")}`;
-  return [{ kind: "infill", id, prompt, suffix, expected: line.trim() }];
+  return [{ kind: "infill", id, prompt, suffix, expected: `\n${lines[place]}` }];
 }
 
 /** `limit` tasks, evenly spread, because files are often sorted. */

@@ -65,13 +65,13 @@ Deno.test("the bound of a text is what all masks of every block cost on average"
   const spread = one.nats.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (draws - 1);
   const error = Math.sqrt(spread / draws);
   assert(Math.abs(mean - exact) < 4 * error, `${mean} ± ${error}, exactly ${exact}`);
-  assert(error < exact / 20, `${error} proves little about ${exact}`);
+  assert(error < exact / 15, `${error} proves little about ${exact}`);
   one.nats.forEach((value, i) => assert(Math.abs(value - again.nats[i]) < 1e-3));
 });
 
 /**
- * The bound of the first 12 documents of heldout.json (6,053 bytes) at block length 4, from the model and the batches of
- * models/tiny/train (`noisy_hidden`, `opening`), bf16-rounded weights: exactly, over all 15 places of masks of each block.
+ * The bound of the first 12 documents of heldout.json at block length 4, over all masks, from the training code:
+ * `python3 exact.py CHECKPOINT .. ../heldout.json 12` in models/tiny/train.
  */
 const TRAINER_BITS = 0.90511;
 

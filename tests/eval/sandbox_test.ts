@@ -2,7 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import { LIMITS, type Outcome, runBounded, runPython, runScript } from "../../src/eval/sandbox.ts";
 import { available } from "../support/require.ts";
 
-const SHORT = { ...LIMITS, seconds: 4 };
+const SHORT = { ...LIMITS, seconds: 3 };
 
 Deno.test("runScript() gives generated code no files, network, processes, variables or modules", async () => {
   const folder = await Deno.makeTempDir();
@@ -103,7 +103,7 @@ Deno.test({
       ["import os\nos._exit(0)", "failed", /before its tests/],
       ["def f(", "failed", /SyntaxError/],
       ["assert False, 'no'", "failed", /AssertionError: no/],
-      ["while True: pass", "time", /4 s/],
+      ["while True: pass", "time", /3 s/],
       ["while True: print('x' * 1000)", "output", /65536/],
       ...Deno.build.os === "darwin"
         ? [] // no limit of the address space there

@@ -76,7 +76,7 @@ Deno.test("readSuite() hides one line of code of each text for infilling", async
   for (const task of tasks) {
     if (task.kind !== "infill") throw new Error(task.kind);
     assertEquals(task.prompt + task.expected + task.suffix, documents[Number(task.id)].text);
-    assert(/\w/.test(task.expected) && !/^[*/]/.test(task.expected), task.expected);
+    assert(/^\n.*\w/.test(task.expected) && !/^\s*[*/]/.test(task.expected), task.expected);
   }
 });
 
