@@ -26,6 +26,7 @@ const STATUS: Readonly<Record<WireErrorCode, number>> = {
   cancelled: 499, // nginx: the client closed the request; it will hardly read this
   backend_failed: 500,
   bundle_invalid: 500,
+  checkpoint_unavailable: 500,
   checkpoint_unsupported: 500,
   internal: 500,
   backend_unavailable: 503,

@@ -1,10 +1,12 @@
 /** Engine: loads a model and denoises for many callers at once over one ModelSession. */
 import { type BackendName, BACKENDS } from "./backend/backend.ts";
+import { chatEncoder, type ChatMessage, type ChatOptions } from "./chat.ts";
 import { EngineError } from "./errors.ts";
 import type { EndFrame, Frame } from "./frame.ts";
 import { type Bundle, loadBundle, type LoadProgress } from "./loader.ts";
 import type { Manifest } from "./manifest.ts";
 import { type GenerateOptions, resolveOptions } from "./options.ts";
+import { randomFrom } from "./random.ts";
 import { openRemoteSession } from "./remote_session.ts";
 import { Scheduler } from "./scheduler.ts";
 import { Sequence } from "./sequence.ts";
@@ -29,7 +31,14 @@ export interface EngineOptions {
 }
 
 /** A generation's options and the signal that ends it. */
-export type RunOptions = GenerateOptions & { readonly signal?: AbortSignal };
+export type RunOptions = GenerateOptions & {
+  readonly signal?: AbortSignal;
+  /** Uniform numbers in [0, 1) in place of those that `seed` gives. */
+  readonly random?: () => number;
+};
+
+/** {@link RunOptions} of a conversation, which has no suffix, and how it is rendered. */
+export type ChatRunOptions = Omit<RunOptions, "suffix"> & ChatOptions;
 
 /** What the engine is busy with. */
 export interface EngineLoad {
@@ -43,6 +52,8 @@ export class Engine {
   #scheduler: Scheduler;
   #wake: (() => void) | undefined;
   #closed = false;
+  /** made by the first encodeChat() */
+  #encodeChat: ReturnType<typeof chatEncoder> | undefined;
   #loop: Promise<void>;
 
   /** For tests and embedders with a session of their own; others call {@link loadEngine}. */
@@ -84,7 +95,7 @@ export class Engine {
    * @throws {EngineError} `invalid_request` | `context_exceeded` | `queue_full` | `engine_closed`
    */
   denoise(prompt: readonly number[], options: RunOptions = {}): AsyncGenerator<Frame> {
-    const { signal, ...generate } = options;
+    const { signal, random, ...generate } = options;
     if (this.#closed) throw new EngineError("engine_closed", "the engine is closed");
     const { vocabSize } = this.manifest.architecture;
     const alien = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
@@ -98,11 +109,19 @@ export class Engine {
         },
       );
     }
+    const { mask } = this.manifest.tokens;
     const resolved = resolveOptions(generate, this.manifest, {
       promptTokens: prompt.length,
+      holes: prompt.filter((id) => id === mask).length,
       randomSeed: crypto.getRandomValues(new Uint32Array(1))[0],
     });
-    const sequence = new Sequence(prompt, resolved, this.manifest, this.codec);
+    const sequence = new Sequence(
+      prompt,
+      resolved,
+      this.manifest,
+      this.codec,
+      random ?? randomFrom(resolved.seed),
+    );
     this.#scheduler.add(sequence);
     this.#wake?.();
     const leave = () => {
@@ -136,6 +155,44 @@ export class Engine {
       if (frame.type === "end") return frame;
     }
     throw new EngineError("backend_failed", "the generation ended without an end frame");
+  }
+
+  /**
+   * Writes the next turn of a conversation, which the model's own chat template makes a prompt of.
+   *
+   * @throws {EngineError} as {@link Engine.denoise} and {@link Engine.encodeChat}
+   *
+   * @example
+   * ```ts
+   * import { loadBundle, loadEngine } from "./mod.ts";
+   * const bundle = await loadBundle(new URL("../models/tiny/", import.meta.url));
+   * // This model came without a template; one from a checkpoint is in the manifest already.
+   * const chatTemplate = "{% for m in messages %}// {{ m.content }}\\n{% endfor %}function ";
+   * const manifest = { ...bundle.manifest, chatTemplate };
+   * await using engine = await loadEngine({ ...bundle, manifest });
+   * const messages = [{ role: "user", content: "Tells whether a value is a string." }] as const;
+   * for await (const frame of engine.chat(messages, { maxTokens: 16 })) {
+   *   if (frame.type === "end" && frame.text === "") throw new Error("no text");
+   * }
+   * ```
+   */
+  chat(messages: readonly ChatMessage[], options: ChatRunOptions = {}): AsyncGenerator<Frame> {
+    const { tools, addGenerationPrompt, templateOptions, ...run } = options;
+    const fact = "suffix: a conversation has none";
+    if ("suffix" in run) throw new EngineError("invalid_request", fact, { param: "suffix" });
+    const prompt = this.encodeChat(messages, { tools, addGenerationPrompt, templateOptions });
+    return this.denoise(prompt, run);
+  }
+
+  /**
+   * The token ids of a conversation: special tokens where the template writes them, never where a message, a tool or an
+   * option does. None is added in front, since templates write the token that opens a prompt.
+   *
+   * @throws {EngineError} `invalid_request`, also for a model without a template; `context_exceeded`
+   */
+  encodeChat(messages: readonly ChatMessage[], options: ChatOptions = {}): number[] {
+    this.#encodeChat ??= chatEncoder(this.manifest, this.codec);
+    return this.#encodeChat(messages, options);
   }
 
   /** The token ids of a prompt: text that looks like a special token stays text. */
@@ -196,7 +253,7 @@ export class Engine {
       const inputs = sequences.map((sequence) => sequence.input);
       try {
         const candidates = await this.session.forward(inputs);
-        sequences.forEach((sequence, i) => sequence.advance(inputs[i], candidates[i]));
+        sequences.forEach((sequence, i) => sequence.advance(candidates[i]));
       } catch (error) {
         for (const sequence of sequences) sequence.abort(error);
       }

@@ -8,6 +8,7 @@ export type EngineErrorCode =
   | "backend_unavailable"
   | "backend_failed"
   | "bundle_invalid"
+  | "checkpoint_unavailable"
   | "checkpoint_unsupported";
 
 /**

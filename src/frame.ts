@@ -50,6 +50,8 @@ export interface DraftFrame {
   readonly type: "draft";
   /** Number of the block within the output, from 0. */
   readonly block: number;
+  /** Position on the canvas (prompt and output) of the first of `tokens`. */
+  readonly start: number;
   /** Denoising steps that this block has taken. */
   readonly step: number;
   readonly tokens: readonly FrameToken[];
@@ -61,6 +63,7 @@ export interface DraftFrame {
 export interface CommitFrame {
   readonly type: "commit";
   readonly block: number;
+  readonly start: number;
   readonly text: string;
   readonly tokens: readonly FrameToken[];
 }

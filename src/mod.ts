@@ -3,7 +3,9 @@
  *
  * @module
  */
+export { chatEntries, type ChatMessage, type ChatOptions, renderChat } from "./chat.ts";
 export {
+  type ChatRunOptions,
   Engine,
   type EngineLoad,
   type EngineOptions,
@@ -25,7 +27,18 @@ export type {
 } from "./frame.ts";
 export { type Bundle, loadBundle, type LoadProgress } from "./loader.ts";
 export type { Architecture, Manifest } from "./manifest.ts";
-export { type GenerateOptions, optionEntries, UNMASKING, type Unmasking } from "./options.ts";
+export {
+  TRANSFER_SCHEDULES,
+  type TransferScheduleName,
+  UNMASKING,
+  type Unmasking,
+} from "./decoding.ts";
+export {
+  APPROXIMATE_CACHES,
+  type ApproximateCache,
+  type GenerateOptions,
+  optionEntries,
+} from "./options.ts";
 export type { ModelSession } from "./session.ts";
 export { loadTokenizer, type TextCodec, type TextStream } from "./tokenizer.ts";
 export { type BackendName, BACKENDS } from "./backend/backend.ts";

@@ -1,6 +1,7 @@
 /** A ModelSession that lives in a Worker: only ids and candidates cross, keys and values stay there. */
 import { EngineError, type EngineErrorCode } from "./errors.ts";
-import type { ForwardInput, ModelSession, SessionPlan } from "./session.ts";
+import type { ForwardInput } from "./forward.ts";
+import type { ModelSession, SessionPlan } from "./session.ts";
 import type { BackendName } from "./backend/backend.ts";
 import type { Candidates } from "./sampler.ts";
 

@@ -1,33 +1,29 @@
 /**
- * Sequence: one request's life. It owns the canvas (prompt and settled output) and the block under denoising, says what the
- * next forward pass needs, and turns the candidates that come back into accepted tokens and frames.
- *
- * Whatever is settled but not yet cached goes in front of the current block in the same pass. So the last part of a prompt,
- * and each finished block, is committed by the pass that denoises what follows it: no pass of its own.
+ * Sequence: one request's life. It owns the canvas (prompt and output) and the block under denoising, says what the next
+ * forward pass needs, and turns the candidates that come back into accepted tokens and frames.
  */
-import { type Block, GIVEN, MASKED, openBlock, UNMASKED } from "./block.ts";
 import {
-  type FinishReason,
-  FrameQueue,
-  type FrameToken,
-  type Timings,
-  type TokenState,
-} from "./frame.ts";
+  blockAt,
+  type BlockGrid,
+  type Canvas,
+  GIVEN,
+  MASKED,
+  openCanvas,
+  type Span,
+  UNMASKED,
+} from "./block.ts";
+import { blockTexts, frameTokens } from "./block_text.ts";
+import { type FinishReason, FrameQueue, type Timings } from "./frame.ts";
+import { canvasLength, gridOf, viewOf } from "./layout.ts";
 import type { Manifest } from "./manifest.ts";
 import type { ResolvedOptions } from "./options.ts";
-import { randomFrom } from "./random.ts";
-import { type Candidates, makeSampler, type Sampler } from "./sampler.ts";
-import type { ForwardInput } from "./session.ts";
+import { makePasses, type Pass, type Passes, type PassView } from "./passes.ts";
+import { type Candidates, makeSampler, type Sampler, watchedTokens } from "./sampler.ts";
+import type { ForwardInput } from "./forward.ts";
 import { type StopText, stopText } from "./stop_text.ts";
 import type { TextCodec, TextStream } from "./tokenizer.ts";
-import { type Proposal, quotas, type Strategy, unmaskingStrategy } from "./unmask.ts";
-
-/** Prompt tokens that one pass takes at most: bounds how long others wait for a long prompt. */
-export const PREFILL_CHUNK = 256;
-/** Tokens before a block that its drafts are decoded after: a character spans at most so many. */
-const DECODE_CONTEXT = 4;
-
-const STATE_NAMES: readonly TokenState[] = ["given", "masked", "unmasked"];
+import { transferSchedule, type TransferStep } from "./transfer_schedule.ts";
+import { type Strategy, unmaskingStrategy } from "./unmask.ts";
 
 /** One generation. Only the engine's loop calls `advance`; only its scheduler sets `slot`. */
 export class Sequence {
@@ -36,13 +32,19 @@ export class Sequence {
   /** Cache slot while running; set by the scheduler. */
   slot = -1;
 
-  #canvas: number[];
-  /** positions whose keys and values are in the cache; a multiple of the block length */
-  #cached = 0;
-  #block!: Block; // opened in the constructor
+  #canvas: Canvas;
+  #grid: BlockGrid;
+  #passes: Passes;
+  /** the pass that `input` described last */
+  #pass: Pass | undefined;
+  /** positions before it are final */
+  #settled = 0;
+  #block: Span = { start: 0, end: 0 };
   #blockNumber = -1;
   #step = 0;
-  #quotas: readonly number[] = [];
+  /** steps left of the sub-block under denoising */
+  #schedule: TransferStep[] = [];
+  #scheduled: Span | undefined;
   #completionTokens = 0;
   #forwardPasses = 0;
   #text = "";
@@ -53,25 +55,35 @@ export class Sequence {
   #eos: ReadonlySet<number>;
   #strategy: Strategy;
   #sample: Sampler;
+  #watched: readonly number[];
   #output: TextStream;
   #stop: StopText;
   #clock = { created: performance.now(), admitted: 0, prefilled: 0, firstFrame: 0 };
 
+  /** @param random uniform numbers in [0, 1): all that chance decides in this sequence */
   constructor(
     prompt: readonly number[],
     readonly options: ResolvedOptions,
     readonly manifest: Manifest,
     readonly codec: TextCodec,
+    random: () => number,
   ) {
     const { mask, eos, pad } = manifest.tokens;
-    this.#canvas = [...prompt];
     this.promptTokens = prompt.length;
     this.#limit = prompt.length + options.maxTokens;
+    this.#grid = gridOf(prompt, options, manifest);
+    this.#canvas = openCanvas(prompt, canvasLength(this.#limit, this.#grid, manifest), mask);
+    this.#passes = makePasses({
+      ...manifest,
+      grid: this.#grid,
+      approximateCache: options.approximateCache,
+    });
     this.#eos = new Set(eos);
-    this.#strategy = unmaskingStrategy(options);
-    const suppressed = new Set(pad === undefined ? [mask] : [mask, pad]);
-    for (const id of eos) suppressed.delete(id); // some models pad with their end-of-text token
-    this.#sample = makeSampler(options, suppressed, randomFrom(options.seed));
+    this.#strategy = unmaskingStrategy(options, random);
+    const unwritable = new Set(pad === undefined ? [mask] : [mask, pad]);
+    for (const id of eos) unwritable.delete(id); // some models pad with their end-of-text token
+    this.#sample = makeSampler(options, unwritable, random);
+    this.#watched = watchedTokens(options);
     this.#output = codec.stream();
     this.#stop = stopText(options.stop);
     this.frames.push({
@@ -79,6 +91,7 @@ export class Sequence {
       promptTokens: prompt.length,
       blockLength: options.blockLength,
     });
+    this.#hasMore(); // or options would not have let it through
     this.#openBlock();
   }
 
@@ -89,21 +102,28 @@ export class Sequence {
 
   /** Whether the next pass only caches a part of the prompt. */
   get prefilling(): boolean {
-    return this.#block.start - this.#cached > PREFILL_CHUNK;
+    return this.#passes.prefilling(this.#view());
   }
 
   /** What the next forward pass needs. */
   get input(): ForwardInput {
-    const { blockLength } = this.options;
-    const common = { slot: this.slot, start: this.#cached, blockLength };
-    if (this.prefilling) {
-      const keep = Math.floor(PREFILL_CHUNK / blockLength) * blockLength || blockLength;
-      const ids = this.#canvas.slice(this.#cached, this.#cached + keep);
-      return { ...common, ids, keep, rows: [] };
-    }
-    const settled = this.#canvas.slice(this.#cached, this.#block.start);
-    const rows = this.#open().map((position) => settled.length + position);
-    return { ...common, ids: [...settled, ...this.#block.ids], keep: settled.length, rows };
+    const pass = this.#pass = this.#passes.next(this.#view());
+    const { start, end, cached, keepTo, rows } = pass;
+    const ids = Array.from(this.#canvas.ids.subarray(start, end));
+    const { cfgScale } = this.options;
+    return {
+      slot: this.slot,
+      start,
+      ids,
+      cached,
+      keep: keepTo - start,
+      rows: rows.map((position) => position - start),
+      watch: this.#watched,
+      ...(this.manifest.attention === "bidirectional"
+        ? { blockLength: Infinity, blockOffset: 0 }
+        : { blockLength: this.#grid.length, blockOffset: this.#grid.offset }),
+      ...(cfgScale > 0 ? { guidance: { scale: cfgScale, ids: this.#unguided(start, ids) } } : {}),
+    };
   }
 
   /** Called when a slot is given. */
@@ -117,15 +137,16 @@ export class Sequence {
    *
    * @param candidates one row per open position of the block, none after a pass that only filled the cache
    */
-  advance(input: ForwardInput, candidates: Candidates): void {
-    if (this.#finished) return; // cancelled while the pass ran
-    this.#cached += input.keep;
+  advance(candidates: Candidates): void {
+    if (this.#finished || this.#pass === undefined) return; // cancelled while the pass ran
+    const view = this.#view();
+    this.#passes.taken(this.#pass, view);
     this.#forwardPasses++;
-    if (input.rows.length === 0) return;
+    if (this.#pass.rows.length === 0) return;
     this.#clock.prefilled ||= performance.now();
-    this.#accept(input.rows.map((row) => row - input.keep), candidates);
+    this.#accept(view, candidates);
     const end = this.#settledEnd();
-    if (end === this.#block.ids.length || this.#ended(end)) this.#finishBlock(end);
+    if (end === this.#block.end || this.#ended(end)) this.#finishBlock(end);
     else this.#draft();
   }
 
@@ -136,126 +157,127 @@ export class Sequence {
     this.frames.close({ error });
   }
 
-  /** Masked positions that may still be written. */
-  #open(): number[] {
-    const { states, start } = this.#block;
-    const open: number[] = [];
-    for (let i = 0; i < states.length && start + i < this.#limit; i++) {
-      if (states[i] === MASKED) open.push(i);
-    }
-    return open;
+  /** The ids of a pass as they would be without a prompt. */
+  #unguided(start: number, ids: readonly number[]): number[] {
+    const { states } = this.#canvas;
+    return ids.map((id, i) => states[start + i] === GIVEN ? this.manifest.tokens.mask : id);
   }
 
+  #view(): PassView {
+    return viewOf(this.#canvas, {
+      block: this.#block,
+      limit: this.#limit,
+      subBlockLength: this.options.subBlockLength,
+      blockStart: this.manifest.blockStart,
+    });
+  }
+
+  /** Moves on to the next position that is to be written; whether there is one. */
+  #hasMore(): boolean {
+    const { states } = this.#canvas;
+    while (this.#settled < this.#limit && states[this.#settled] !== MASKED) this.#settled++;
+    return this.#settled < this.#limit;
+  }
+
+  /** Opens the block of the next position that is to be written. */
   #openBlock(): void {
-    const { blockLength } = this.options;
-    const start = Math.floor(this.#canvas.length / blockLength) * blockLength;
-    const end = Math.min(start + blockLength, this.manifest.architecture.contextLength);
-    const given = this.#canvas.slice(start);
-    this.#block = openBlock(start, end - start, given, this.manifest.tokens.mask);
+    this.#block = blockAt(this.#grid, this.#settled, this.#canvas.states.length);
     this.#blockNumber++;
     this.#step = 0;
-    this.#quotas = quotas(this.#open().length, this.options.denoisingSteps);
+    this.#scheduled = undefined;
   }
 
-  /** @param open positions of the block that `candidates` are of, in order */
-  #accept(open: readonly number[], candidates: Candidates): void {
+  #accept({ open, subBlock, lead }: PassView, candidates: Candidates): void {
     const samples = open.map((_, n) => this.#sample(candidates, n));
-    const proposals: Proposal[] = open.map((position, n) => ({
-      position,
-      confidence: samples[n].confidence,
-      entropy: candidates.entropy[n],
-    }));
-    for (const n of this.#strategy(proposals, this.#quotas[this.#step])) {
-      this.#block.ids[open[n]] = samples[n].id;
-      this.#block.states[open[n]] = UNMASKED;
-      this.#block.confidences[open[n]] = samples[n].confidence;
+    const accepted = lead ? [0] : this.#strategy(samples, this.#transferStep(subBlock, open));
+    for (const n of accepted) {
+      this.#canvas.ids[open[n]] = samples[n].id;
+      this.#canvas.states[open[n]] = UNMASKED;
+      this.#canvas.confidences[open[n]] = samples[n].confidence;
     }
     this.#step++;
   }
 
+  /** The schedule's next step; a sub-block has its share of the block's steps. */
+  #transferStep(subBlock: Span, open: readonly number[]): TransferStep {
+    const { denoisingSteps, transferSchedule: name, timestepEpsilon, unmasking } = this.options;
+    const { blockLength } = this.options;
+    if (this.#scheduled?.start !== subBlock.start) {
+      const length = this.options.subBlockLength;
+      this.#scheduled = subBlock;
+      this.#schedule = transferSchedule(name, {
+        masked: open.length,
+        steps: Math.max(1, Math.ceil(denoisingSteps * length / blockLength)),
+        blockLength: length,
+        epsilon: timestepEpsilon,
+      }).filter(({ quota }) => quota > 0 || unmasking === "origin"); // a step that accepts nothing needs no pass
+    }
+    return this.#schedule.shift() ?? { quota: 1, share: 1 };
+  }
+
   /** End of the block's settled head: up to the first mask, the limit, or and including an end-of-text token. */
   #settledEnd(): number {
-    const { ids, states, start } = this.#block;
-    for (let i = 0; i < ids.length; i++) {
-      if (states[i] === MASKED) return i;
-      if (states[i] === UNMASKED && this.#eos.has(ids[i])) return i + 1;
+    const { ids, states } = this.#canvas;
+    const { start, end } = this.#block;
+    for (let p = start; p < end; p++) {
+      if (states[p] === MASKED) return p;
+      if (states[p] === UNMASKED && this.#eos.has(ids[p]) && p >= this.promptTokens) return p + 1;
     }
-    return Math.min(ids.length, this.#limit - start);
+    return Math.min(end, this.#limit);
   }
 
   /** Whether nothing after the settled head can matter. */
   #ended(end: number): boolean {
-    const { ids, states, start } = this.#block;
-    const last = end - 1;
-    return start + end >= this.#limit ||
-      (last >= 0 && states[last] === UNMASKED && this.#eos.has(ids[last]));
-  }
-
-  #tokens(texts: readonly string[], end: number): FrameToken[] {
-    const { ids, states, confidences } = this.#block;
-    return Array.from({ length: end }, (_, i) => ({
-      id: ids[i],
-      text: texts[i],
-      state: STATE_NAMES[states[i]],
-      confidence: confidences[i],
-    }));
-  }
-
-  /** Text of each position of the block, decoded after the positions before it; a mask breaks characters. */
-  #blockTexts(end: number): string[] {
-    const { ids, states, start } = this.#block;
-    const stream = this.codec.stream();
-    stream.push(this.#canvas.slice(Math.max(0, start - DECODE_CONTEXT), start));
-    return Array.from({ length: end }, (_, i) => {
-      if (states[i] !== MASKED) return stream.push([ids[i]])[0];
-      stream.flush();
-      return "";
-    });
+    const { ids, states } = this.#canvas;
+    return end >= this.#limit ||
+      (end > this.promptTokens && states[end - 1] === UNMASKED && this.#eos.has(ids[end - 1]));
   }
 
   #draft(): void {
-    const end = Math.min(this.#block.ids.length, this.#limit - this.#block.start);
-    const texts = this.#blockTexts(end);
+    const { start, end } = this.#block;
+    const span = { start, end: Math.min(end, this.#limit) };
+    const texts = blockTexts(this.#canvas, span, this.codec);
     this.#clock.firstFrame ||= performance.now();
     this.frames.push({
       type: "draft",
       block: this.#blockNumber,
+      start,
       step: this.#step,
-      tokens: this.#tokens(texts, end),
-      text: texts.filter((_, i) => this.#block.states[i] !== GIVEN).join(""),
+      tokens: frameTokens(this.#canvas, span, texts),
+      text: texts.filter((_, i) => this.#canvas.states[start + i] !== GIVEN).join(""),
     });
   }
 
   /** Settles positions up to `end`, commits their text, and ends or opens the next block. */
   #finishBlock(end: number): void {
-    const { ids, states } = this.#block;
-    const texts = this.#blockTexts(end);
+    const span = { start: this.#block.start, end };
+    const texts = blockTexts(this.#canvas, span, this.codec);
     this.#clock.firstFrame ||= performance.now();
-    let reason: FinishReason | undefined = this.#block.start + end >= this.#limit
-      ? "length"
-      : undefined;
-    for (let i = this.#canvas.length - this.#block.start; i < end; i++) {
-      this.#canvas.push(ids[i]);
-      if (states[i] === UNMASKED && this.#eos.has(ids[i])) {
-        reason = "stop";
-        break;
-      }
-      this.#completionTokens++;
-      if (this.#stop.push(this.#output.push([ids[i]])[0])) {
-        reason = "stop";
-        break;
-      }
-    }
+    const reason = this.#settle(end);
     let text = this.#stop.take();
     if (reason !== undefined) {
       this.#stop.push(this.#output.flush());
       text += this.#stop.takeAll();
     }
     this.#text += text;
-    const tokens = this.#tokens(texts, end);
-    this.frames.push({ type: "commit", block: this.#blockNumber, text, tokens });
+    const tokens = frameTokens(this.#canvas, span, texts);
+    const { start } = span;
+    this.frames.push({ type: "commit", block: this.#blockNumber, start, text, tokens });
     if (reason === undefined) this.#openBlock();
     else this.#end(reason);
+  }
+
+  /** Adds the written positions up to `end` to the output; why it ends there, if it does. */
+  #settle(end: number): FinishReason | undefined {
+    const { ids, states } = this.#canvas;
+    for (; this.#settled < end; this.#settled++) {
+      if (states[this.#settled] !== UNMASKED) continue; // given behind a hole
+      const id = ids[this.#settled];
+      if (this.#eos.has(id) && this.#settled >= this.promptTokens) return "stop";
+      this.#completionTokens++;
+      if (this.#stop.push(this.#output.push([id])[0])) return "stop";
+    }
+    return this.#hasMore() ? undefined : "length";
   }
 
   #end(finishReason: FinishReason): void {

@@ -1,40 +1,28 @@
 /**
  * ModelSession: token ids in, candidates out, over one Runner. The only file that knows the graph's tensor names.
  *
- * Every phase is the same call. A sequence hands over the ids that follow its cached positions, says how many of them to
- * keep in the cache and for which of them it wants candidates: prefill keeps all and asks none, denoise keeps none and asks
- * the masked ones, commit keeps a finished block — and may carry the next block behind it, to save a pass.
+ * Every phase is the same call. A sequence hands over a run of ids, says what of its cache they see beside each other, how
+ * many of them to keep in the cache and for which of them it wants candidates: prefill keeps all and asks none, denoise
+ * keeps none and asks the masked ones, commit keeps a finished block — and may carry the next block behind it, to save a
+ * pass.
  */
 import {
   type Backend,
   type BackendName,
   type BackendOptions,
+  type HostTensor,
   openBackend,
   type Runner,
 } from "./backend/backend.ts";
 import { serialQueue } from "./backend/queue.ts";
+import { CANDIDATES } from "./decoding.ts";
 import { EngineError, messageOf } from "./errors.ts";
+import { askedRows, type ForwardInput, guideSlot, type Lane, lanesOf, place } from "./forward.ts";
 import { buildTransformer, TENSORS } from "./graph/transformer.ts";
 import { WeightLayout } from "./graph/weights.ts";
 import type { Manifest } from "./manifest.ts";
-import { CANDIDATES } from "./options.ts";
 import { parseSafetensors } from "./safetensors.ts";
 import type { Candidates } from "./sampler.ts";
-
-/** What one sequence brings to a forward pass. */
-export interface ForwardInput {
-  /** Cache slot of the sequence. */
-  readonly slot: number;
-  /** Position of `ids[0]`; positions before it are in the cache. */
-  readonly start: number;
-  readonly ids: readonly number[];
-  /** Positions attend to every position of their own block and of earlier ones; blocks start at multiples of this. */
-  readonly blockLength: number;
-  /** How many leading ids to append to the cache: whole blocks of settled tokens. */
-  readonly keep: number;
-  /** Indices into `ids` whose candidates are wanted. */
-  readonly rows: readonly number[];
-}
 
 /** Runs forward passes for the engine; scripted in tests, in a Worker in the server. */
 export interface ModelSession {
@@ -47,7 +35,7 @@ export interface ModelSession {
   readonly failed?: boolean;
   /** One pass for all `inputs`; candidates of each, in order of its `rows`. */
   forward(inputs: readonly ForwardInput[]): Promise<Candidates[]>;
-  /** Forgets the cached positions of a slot. */
+  /** Forgets the cached positions of a slot, unconditional ones too. */
   release(slot: number): Promise<void>;
   close(): Promise<void>;
 }
@@ -64,8 +52,11 @@ export interface SessionPlan {
   readonly candidates?: number;
 }
 
-/** A key block beyond every query: padding that nothing sees. */
-const PADDING_BLOCK = 1e9;
+/** A vector of indices; the graph needs at least one. */
+function indices(values: readonly number[]): HostTensor {
+  const data = Int32Array.from(values.length > 0 ? values : [0]);
+  return { type: "int32", dims: [data.length], data };
+}
 
 /**
  * Opens a session in this thread.
@@ -79,7 +70,7 @@ export async function openSession(plan: SessionPlan): Promise<ModelSession> {
   const layout = new WeightLayout(
     parseSafetensors(plan.weights, plan.manifest.files.weights.path),
     plan.weights,
-    { forms: backend.matrixForms, accuracyLevel: backend.accuracyLevel },
+    backend,
   );
   const model = buildTransformer(architecture, layout, { candidates });
   const layers = Array.from({ length: architecture.layers }, (_, i) => i);
@@ -125,7 +116,11 @@ class RunnerSession implements ModelSession {
   }
 
   release(slot: number): Promise<void> {
-    return this.#enqueue(() => Promise.resolve(this.runner.release(slot)));
+    return this.#enqueue(() => {
+      this.runner.release(slot);
+      this.runner.release(guideSlot(slot));
+      return Promise.resolve();
+    });
   }
 
   close(): Promise<void> {
@@ -133,77 +128,76 @@ class RunnerSession implements ModelSession {
   }
 
   /** WebGPU reads out-of-range ids without an error, so ranges are checked here. */
-  #check({ ids, start, keep, rows, blockLength }: ForwardInput): void {
+  #check(
+    { ids, start, cached = start, keep, rows, blockLength, watch = [], guidance }: ForwardInput,
+  ) {
     const end = start + ids.length;
-    if (ids.length === 0 || start % blockLength !== 0 || end > this.#context) {
-      throw new RangeError(`positions ${start}-${end} with block length ${blockLength}`);
+    if (ids.length === 0 || !(start >= 0 && cached >= 0) || Math.max(end, cached) > this.#context) {
+      throw new RangeError(`positions ${start}-${end} behind ${cached} cached ones`);
     }
-    if (keep % blockLength !== 0 || keep > ids.length) {
-      throw new RangeError(`cannot keep ${keep} of ${ids.length} ids: whole blocks only`);
+    if (!(blockLength > 0)) throw new RangeError(`block length ${blockLength}`);
+    if (!(keep >= 0 && keep <= ids.length)) {
+      throw new RangeError(`cannot keep ${keep} of ${ids.length} ids`);
     }
-    for (const id of ids) {
+    for (const id of [...ids, ...watch, ...guidance?.ids ?? []]) {
       if (!(id >= 0 && id < this.#vocabulary)) throw new RangeError(`token id ${id}`);
     }
     for (const row of rows) {
       if (!(row >= 0 && row < ids.length)) throw new RangeError(`row ${row} of ${ids.length}`);
     }
+    if (guidance !== undefined && guidance.ids.length !== ids.length) {
+      throw new RangeError(`${guidance.ids.length} unconditional ids beside ${ids.length}`);
+    }
   }
 
   async #forward(inputs: readonly ForwardInput[]): Promise<Candidates[]> {
-    const length = Math.max(...inputs.map((input) => input.ids.length));
-    const past = Math.max(this.#minPast, ...inputs.map((input) => input.start));
-    const batch = inputs.length;
-    const ids = new BigInt64Array(batch * length);
-    const positions = new BigInt64Array(batch * length);
-    const queryBlock = new Float32Array(batch * length * this.#groups).fill(-1);
-    const keyBlock = new Float32Array(batch * (past + length)).fill(PADDING_BLOCK);
-    const rows: number[] = [];
-    inputs.forEach((input, b) => {
-      const { start, blockLength } = input;
-      for (let p = 0; p < start; p++) {
-        keyBlock[b * (past + length) + p] = Math.floor(p / blockLength);
-      }
-      input.ids.forEach((id, i) => {
-        const block = Math.floor((start + i) / blockLength);
-        ids[b * length + i] = BigInt(id);
-        positions[b * length + i] = BigInt(start + i);
-        keyBlock[b * (past + length) + past + i] = block;
-        const at = (b * length + i) * this.#groups;
-        queryBlock.fill(block, at, at + this.#groups);
-      });
-      for (const row of input.rows) rows.push(b * length + row);
-    });
-    const wanted = rows.length > 0 ? rows : [0]; // the graph needs at least one row
-    const outputs = await this.#run(inputs, past, {
+    const lanes = lanesOf(inputs);
+    const batch = lanes.length;
+    const length = Math.max(...lanes.map(({ ids }) => ids.length));
+    const past = Math.max(this.#minPast, ...lanes.map(({ cached }) => cached));
+    const groups = this.#groups;
+    const { ids, positions, queryBlock, keyBlock } = place(lanes, { length, past, groups });
+    const { asked, guides, scales } = askedRows(inputs, length);
+    const watch = [...new Set(inputs.flatMap((input) => input.watch ?? []))];
+    const outputs = await this.#run(lanes, past, {
       [TENSORS.inputIds]: { type: "int64", dims: [batch, length], data: ids },
       [TENSORS.positionIds]: { type: "int64", dims: [batch, length], data: positions },
-      [TENSORS.queryBlock]: {
-        type: "float32",
-        dims: [batch, length * this.#groups],
-        data: queryBlock,
-      },
+      [TENSORS.queryBlock]: { type: "float32", dims: [batch, length * groups], data: queryBlock },
       [TENSORS.keyBlock]: { type: "float32", dims: [batch, past + length], data: keyBlock },
-      [TENSORS.rows]: { type: "int32", dims: [wanted.length], data: Int32Array.from(wanted) },
-    }, rows.length > 0);
-    return this.#split(inputs, outputs);
+      [TENSORS.rows]: indices(asked),
+      [TENSORS.guideRows]: indices(guides),
+      [TENSORS.guideScale]: {
+        type: "float32",
+        dims: [Math.max(1, scales.length), 1],
+        data: Float32Array.from(scales.length > 0 ? scales : [0]),
+      },
+      [TENSORS.watch]: indices(watch),
+    }, { wantsCandidates: asked.length > 0, wantsWatched: watch.length > 0 });
+    return this.#split(inputs, outputs, watch);
   }
 
   async #run(
-    inputs: readonly ForwardInput[],
+    lanes: readonly Lane[],
     past: number,
-    feeds: Parameters<Runner["run"]>[0]["inputs"],
-    wantsCandidates: boolean,
+    inputs: Readonly<Record<string, HostTensor>>,
+    wants: { readonly wantsCandidates: boolean; readonly wantsWatched: boolean },
   ) {
-    const { candidateLogits, candidateIds, logSumExp, entropy } = TENSORS;
+    const { candidateLogits, candidateIds, logSumExp, entropy, watchedLogits } = TENSORS;
     try {
       return await this.runner.run({
-        inputs: feeds,
-        past: { slots: inputs.map((input) => input.slot), length: past },
+        inputs,
+        past: { slots: lanes.map((lane) => lane.slot), length: past },
         // one small output is always fetched: a run with none is an error
-        outputs: wantsCandidates
-          ? [candidateLogits, candidateIds, logSumExp, entropy]
+        outputs: wants.wantsCandidates
+          ? [
+            candidateLogits,
+            candidateIds,
+            logSumExp,
+            entropy,
+            ...(wants.wantsWatched ? [watchedLogits] : []),
+          ]
           : [logSumExp],
-        append: inputs.flatMap(({ slot, start, keep }, row) =>
+        append: lanes.flatMap(({ slot, input: { start, keep } }, row) =>
           keep > 0 ? [{ row, slot, at: start, count: keep }] : []
         ),
       });
@@ -215,32 +209,40 @@ class RunnerSession implements ModelSession {
   #split(
     inputs: readonly ForwardInput[],
     outputs: Awaited<ReturnType<Runner["run"]>>,
+    watch: readonly number[],
   ): Candidates[] {
     const logits = outputs[TENSORS.candidateLogits]?.data;
     const ids = outputs[TENSORS.candidateIds]?.data;
     const lse = outputs[TENSORS.logSumExp].data;
     const entropy = outputs[TENSORS.entropy]?.data;
+    const watched = outputs[TENSORS.watchedLogits]?.data ?? new Float32Array(0);
     const width = this.width;
+    const columns = new Map(watch.map((id, column) => [id, column]));
     let at = 0;
-    return inputs.map(({ rows }) => {
+    return inputs.map((input) => {
       const from = at;
-      at += rows.length;
+      at += input.rows.length;
       if (
-        rows.length === 0 || !(logits instanceof Float32Array) ||
+        input.rows.length === 0 || !(logits instanceof Float32Array) ||
         !(ids instanceof BigInt64Array) || !(lse instanceof Float32Array) ||
-        !(entropy instanceof Float32Array)
+        !(entropy instanceof Float32Array) || !(watched instanceof Float32Array)
       ) return emptyCandidates(width);
       for (let n = from; n < at; n++) {
         if (!Number.isFinite(lse[n]) || !Number.isFinite(logits[n * width])) {
           throw new EngineError("backend_failed", "the model's output is not finite");
         }
       }
+      const mine = input.watch ?? [];
       return {
         width,
         logits: logits.slice(from * width, at * width),
         ids: Int32Array.from(ids.subarray(from * width, at * width), Number),
         logSumExp: lse.slice(from, at),
         entropy: entropy.slice(from, at),
+        watched: Float32Array.from({ length: input.rows.length * mine.length }, (_, i) => {
+          const column = columns.get(mine[i % mine.length]) ?? 0;
+          return watched[(from + Math.floor(i / mine.length)) * watch.length + column];
+        }),
       };
     });
   }
@@ -254,5 +256,6 @@ export function emptyCandidates(width: number): Candidates {
     ids: new Int32Array(0),
     logSumExp: new Float32Array(0),
     entropy: new Float32Array(0),
+    watched: new Float32Array(0),
   };
 }

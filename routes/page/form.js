@@ -5,7 +5,10 @@ import { byId, control, enable, make } from "./dom.js";
 /** The control that belongs to each unmasking strategy. */
 const RULES = /** @type {Record<string, string>} */ ({
   low_confidence_dynamic: "confidence_threshold",
+  threshold: "confidence_threshold",
   low_confidence_static: "denoising_steps",
+  entropy: "denoising_steps",
+  margin: "denoising_steps",
   sequential: "denoising_steps",
   entropy_bounded: "entropy_bound",
 });
@@ -21,6 +24,10 @@ const NAMES = [
   "max_tokens",
   "seed",
 ];
+/** Offered for a model that was trained with no block length. */
+const ANY_LENGTHS = [8, 16, 32, 64];
+/** The block length of a model whose prompt and output are one block; no number is sent for it. */
+const CANVAS = "canvas";
 const FALLBACK_SAMPLES = ["Once upon a time", "function add(a, b) {\n"];
 /** Browsers and chat programs cut longer addresses. */
 const LONGEST_SHARED_PROMPT = 4000;
@@ -65,17 +72,19 @@ export class Form {
     this.#infill = model.infill === true;
     byId("suffix-box").hidden = !this.#infill;
     const chosen = this.#blockLength();
-    const lengths = model.block_lengths ?? [model.block_length];
-    byId("block-lengths").replaceChildren(...lengths.map((/** @type {number} */ length) => {
-      const label = make("label");
-      const input = /** @type {HTMLInputElement} */ (make("input"));
-      input.type = "radio";
-      input.name = "block_length";
-      input.value = String(length);
-      input.checked = String(length) === (chosen ?? String(model.block_length));
-      label.append(input, make("span", "", String(length)));
-      return label;
-    }));
+    this.#applyDefaults(model.defaults ?? {});
+    byId("block-lengths").replaceChildren(
+      ...lengthsOf(model).map((length) => {
+        const label = make("label");
+        const input = /** @type {HTMLInputElement} */ (make("input"));
+        input.type = "radio";
+        input.name = "block_length";
+        input.value = String(length);
+        input.checked = String(length) === (chosen ?? String(model.block_length));
+        label.append(input, make("span", "", String(length)));
+        return label;
+      }),
+    );
     const samples = model.sample_prompts?.length > 0 ? model.sample_prompts : FALLBACK_SAMPLES;
     byId("samples").replaceChildren(
       ...samples.slice(0, 3).map((/** @type {string} */ sample) => {
@@ -110,7 +119,7 @@ export class Form {
       unmasking: this.#unmasking.value,
       [rule]: control(rule).valueAsNumber,
       temperature: control("temperature").valueAsNumber,
-      ...length === undefined ? {} : { block_length: Number(length) },
+      ...length === undefined || length === CANVAS ? {} : { block_length: Number(length) },
       ...most === "" ? {} : { max_tokens: numberOrText(most) },
       seed: seed === "" ? crypto.getRandomValues(new Uint32Array(1))[0] : numberOrText(seed),
     };
@@ -191,6 +200,16 @@ export class Form {
     return checked instanceof HTMLInputElement ? checked.value : undefined;
   }
 
+  /** How the model is decoded unless the user says otherwise. @param {Record<string, unknown>} defaults */
+  #applyDefaults(defaults) {
+    const { unmasking, confidence_threshold: threshold, temperature } = defaults;
+    if (typeof unmasking === "string" && Object.hasOwn(RULES, unmasking)) {
+      this.#unmasking.value = unmasking;
+    }
+    if (typeof threshold === "number") control("confidence_threshold").value = String(threshold);
+    if (typeof temperature === "number") control("temperature").value = String(temperature);
+  }
+
   /** Applies what the address wants and what can be applied already. */
   #apply() {
     for (const [name, value] of this.#wanted) {
@@ -217,8 +236,9 @@ export class Form {
       if (field instanceof HTMLElement) field.hidden = field.dataset.rule !== rule;
     }
     byId("unmasking-name").textContent = this.#unmasking.value;
-    const length = this.#blockLength();
-    if (length !== undefined && this.#steps.max !== length) {
+    const chosen = this.#blockLength();
+    const length = chosen === CANVAS ? control("max_tokens").value.trim() : chosen;
+    if (length !== undefined && Number(length) > 0 && this.#steps.max !== length) {
       const all = this.#steps.value === this.#steps.max;
       this.#steps.max = length;
       if (all) this.#steps.value = length;
@@ -231,6 +251,13 @@ export class Form {
       output.value = Number(value).toFixed(step.split(".")[1]?.length ?? 0);
     }
   }
+}
+
+/** The block lengths to choose from. @param {any} model @returns {(number | string)[]} */
+function lengthsOf({ block_length: usual, block_lengths: trained }) {
+  if (trained) return trained;
+  const numbers = usual === CANVAS ? ANY_LENGTHS : [...new Set([...ANY_LENGTHS, usual])];
+  return [...numbers.sort((a, b) => a - b), ...usual === CANVAS ? [CANVAS] : []];
 }
 
 /** @param {string} text */

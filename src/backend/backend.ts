@@ -53,6 +53,8 @@ export interface Backend {
   /** What it runs on, for people: "2 threads", an adapter's name. */
   readonly description: string;
   readonly matrixForms: MatrixForms;
+  /** Whether quantised experts can run in QMoE, which reads only the chosen ones; else all are computed. */
+  readonly fusedExperts: boolean;
   /** `accuracy_level` of MatMulNBits. */
   readonly accuracyLevel: number;
   /** Sequences that one pass serves well. */

@@ -15,6 +15,7 @@ export async function openNative({ threads }: BackendOptions): Promise<Backend> 
     name: "native",
     description: `native CPU, ${threads} thread${threads === 1 ? "" : "s"}`,
     matrixForms: { q4: "blockwise", q8: "blockwise", w8a8: "integer" },
+    fusedExperts: true,
     accuracyLevel: 4,
     batch: 4,
     open: (plan) =>

@@ -13,6 +13,7 @@ export async function openWasm({ threads }: BackendOptions): Promise<Backend> {
     description: `WebAssembly, ${threads} thread${threads === 1 ? "" : "s"}`,
     // this build has no fast kernel for blocks: see tests/bench
     matrixForms: { q4: "dequantized", q8: "dequantized", w8a8: "integer" },
+    fusedExperts: true,
     accuracyLevel: 0,
     batch: 4,
     open: (plan) =>

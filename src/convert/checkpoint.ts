@@ -13,6 +13,8 @@ export interface Checkpoint {
   /** Bytes of the tokenizer's files, to be copied as they are. */
   readonly tokenizer: Uint8Array;
   readonly tokenizerConfig: Uint8Array;
+  /** chat_template.jinja, undefined where there is none. */
+  readonly chatTemplateFile: string | undefined;
   /** Names and shapes of every tensor. */
   readonly tensors: ReadonlyMap<string, TensorInfo>;
   /** Elements `from` … `from + count` of a tensor (row-major), as float32. */
@@ -36,6 +38,11 @@ export async function openCheckpoint(folder: string): Promise<Checkpoint> {
   const generationConfig = (await readJson(folder, "generation_config.json", true)).json;
   const tokenizer = (await readJson(folder, "tokenizer.json")).bytes;
   const tokenizerConfig = (await readJson(folder, "tokenizer_config.json", true)).bytes;
+  const chatTemplateFile = await readFile(join(folder, "chat_template.jinja"), "utf8")
+    .catch((error) => {
+      if (isAbsent(error)) return undefined;
+      throw unreadable(folder, "chat_template.jinja", error);
+    });
   const index = (await readJson(folder, "model.safetensors.index.json", true)).json;
   // a map by the format; undefined where one file holds everything
   const weightMap = index.weight_map as Record<string, string> | undefined;
@@ -77,6 +84,7 @@ export async function openCheckpoint(folder: string): Promise<Checkpoint> {
     generationConfig,
     tokenizer,
     tokenizerConfig,
+    chatTemplateFile,
     tensors,
     close,
     async read(name, from, count) {
@@ -94,8 +102,6 @@ export async function openCheckpoint(folder: string): Promise<Checkpoint> {
 
 /** A JSON object of the checkpoint; an optional file that does not exist is `{}`. */
 async function readJson(folder: string, file: string, optional = false) {
-  const isAbsent = (error: unknown) =>
-    error instanceof Error && "code" in error && error.code === "ENOENT";
   try {
     const bytes: Uint8Array = await readFile(join(folder, file)).catch((error) => {
       if (optional && isAbsent(error)) return new TextEncoder().encode("{}");
@@ -108,6 +114,9 @@ async function readJson(folder: string, file: string, optional = false) {
     throw unreadable(folder, file, cause);
   }
 }
+
+const isAbsent = (error: unknown) =>
+  error instanceof Error && "code" in error && error.code === "ENOENT";
 
 function elementBytes(name: string, { dtype }: TensorInfo): number {
   if (dtype === "F32") return 4;

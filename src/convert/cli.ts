@@ -1,20 +1,28 @@
-/** `deno task convert SOURCE TARGET`: flags and progress; the work is in convert.ts. */
+/** `deno task convert SOURCE TARGET`: flags, environment and progress; the work is in convert.ts and hub.ts. */
 import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { EngineError, messageOf } from "../errors.ts";
 import { type Dtype, DTYPES } from "../manifest.ts";
-import { convertCheckpoint } from "./convert.ts";
-import type { ConvertProgress } from "./tensors.ts";
+import { checkFirst, convertCheckpoint } from "./convert.ts";
+import { type ProgressBar, progressBar } from "./progress_bar.ts";
+import { openSource } from "./source.ts";
 
 const USAGE = `Usage: deno task convert SOURCE TARGET [options]
 
-  SOURCE            folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json, …)
+  SOURCE            folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json, …),
+                    or owner/name or owner/name@revision, which is downloaded from the Hub
   TARGET            folder for the bundle
   --dtype DTYPE     ${DTYPES.join(" | ")} (default q8)
+  --variant NAME    which training of its family it is, where the config does not tell (bd3lm | mdlm)
   --name NAME       name of the model (default: the recipe's, or else TARGET's)
   --recipe FILE     JSON: name, defaults, samplePrompts, infill markers, precision
   --force           replace a bundle that is there already
+  --cache DIR       folder for downloads (default: CINNABAR_CACHE, XDG_CACHE_HOME/cinnabar or
+                    ~/.cache/cinnabar)
+
+Environment: HF_TOKEN, an access token for gated and private models; HF_ENDPOINT, another hub.
 `;
 
 /** Runs the command and resolves to its exit code. */
@@ -27,8 +35,10 @@ async function main(args: string[]): Promise<number> {
       options: {
         dtype: { type: "string", default: "q8" },
         name: { type: "string" },
+        variant: { type: "string" },
         recipe: { type: "string" },
         force: { type: "boolean", default: false },
+        cache: { type: "string" },
         help: { type: "boolean", default: false },
       },
     });
@@ -54,39 +64,93 @@ async function main(args: string[]): Promise<number> {
     return 0;
   } catch (error) {
     if (!(error instanceof EngineError)) throw error;
-    console.error(`\n${error.message}`);
+    console.error(error.message);
     return 1;
   }
 }
 
 async function run(
-  source: string,
+  named: string,
   target: string,
   dtype: Dtype,
-  { name, recipe: recipeFile, force }: { name?: string; recipe?: string; force: boolean },
+  options: {
+    name?: string;
+    variant?: string;
+    recipe?: string;
+    force: boolean;
+    cache?: string;
+  },
 ): Promise<void> {
+  const { name, variant, recipe: recipeFile, force, cache } = options;
   const recipe = recipeFile === undefined ? undefined : await readRecipe(recipeFile);
-  // Ctrl-C ends the conversion as an error would, so that nothing half-written stays.
+  // Ctrl-C ends the work as an error would, so that nothing half-written stays.
   const abort = new AbortController();
   process.once(
     "SIGINT",
     () => abort.abort(new EngineError("cancelled", "interrupted; nothing was written")),
   );
-  const { architecture, files } = await convertCheckpoint({
-    source,
-    target,
-    dtype,
-    name,
-    recipe,
-    force,
-    signal: abort.signal,
-    onProgress: progressLine(performance.now()),
-  });
+  const { signal } = abort;
+
+  const source = await withBar((update, note) =>
+    openSource(named, {
+      cacheDir: cache ?? cacheFolder(),
+      endpoint: setting("HF_ENDPOINT"),
+      token: setting("HF_TOKEN"),
+      signal,
+      onNote: note,
+      onProgress: ({ file, bytesDone, bytesTotal }) =>
+        update({ done: bytesDone, total: bytesTotal, label: file }),
+      beforeWeights: async (source) => void await checkFirst({ source, target, force }),
+    })
+  );
+  const { architecture, files } = await withBar((update) =>
+    convertCheckpoint({
+      source,
+      target,
+      dtype,
+      name,
+      variant,
+      recipe,
+      force,
+      signal,
+      onProgress: ({ tensor, bytesWritten, bytesTotal }) =>
+        update({ done: bytesWritten, total: bytesTotal, label: tensor }),
+    })
+  );
   const { layers, hiddenSize, vocabSize } = architecture;
   console.log(
-    `\n${target}: ${dtype}, ${layers} layers of width ${hiddenSize}, ${vocabSize} tokens, ` +
+    `${target}: ${dtype}, ${layers} layers of width ${hiddenSize}, ${vocabSize} tokens, ` +
       `${(files.weights.bytes / 1e6).toFixed(1)} MB of weights`,
   );
+}
+
+/** Runs `work` with a progress bar, which makes room for notes and is left whatever happens. */
+async function withBar<T>(
+  work: (update: ProgressBar["update"], note: (text: string) => void) => Promise<T>,
+): Promise<T> {
+  const bar = progressBar(process.stdout);
+  const note = (text: string) => {
+    bar.end();
+    console.log(text);
+  };
+  try {
+    return await work(bar.update, note);
+  } finally {
+    bar.end();
+  }
+}
+
+/** A variable of the environment; an empty one counts as none. */
+function setting(name: string): string | undefined {
+  return process.env[name]?.trim() || undefined;
+}
+
+/** The folder for downloads, undefined where the environment knows no place for it. */
+function cacheFolder(): string | undefined {
+  const home = setting("HOME") ?? setting("USERPROFILE");
+  const caches = setting("XDG_CACHE_HOME") ??
+    (home === undefined ? undefined : join(home, ".cache"));
+  return setting("CINNABAR_CACHE") ?? (caches === undefined ? undefined : join(caches, "cinnabar"));
 }
 
 async function readRecipe(file: string) {
@@ -95,26 +159,6 @@ async function readRecipe(file: string) {
   } catch (cause) {
     throw new EngineError("invalid_request", `--recipe ${file}: ${messageOf(cause)}`, { cause });
   }
-}
-
-/** A progress bar on a terminal, a line every 10 % elsewhere. */
-function progressLine(started: number): (progress: ConvertProgress) => void {
-  let told = -1;
-  return ({ tensor, bytesWritten, bytesTotal }) => {
-    const share = bytesWritten / bytesTotal;
-    const seconds = (performance.now() - started) / 1000;
-    const left = seconds / share - seconds;
-    const text = `${(share * 100).toFixed(0).padStart(3)} %  ` +
-      `${(bytesWritten / 1e6).toFixed(0)} of ${(bytesTotal / 1e6).toFixed(0)} MB  ` +
-      `${(bytesWritten / 1e6 / seconds).toFixed(0)} MB/s  ${left.toFixed(0)} s left`;
-    if (process.stdout.isTTY) {
-      const bar = "█".repeat(Math.round(share * 24)).padEnd(24, "░");
-      process.stdout.write(`\r${bar} ${text}  ${tensor.padEnd(32).slice(0, 32)}`);
-    } else if (Math.floor(share * 10) > told) {
-      told = Math.floor(share * 10);
-      console.log(text);
-    }
-  };
 }
 
 if (import.meta.main) process.exit(await main(process.argv.slice(2)));

@@ -11,8 +11,10 @@ import {
   ManifestSchema,
   parseManifest,
 } from "../manifest.ts";
+import { chatTemplateOf } from "./chat_template.ts";
 import { type Checkpoint, openCheckpoint, readConfig } from "./checkpoint.ts";
-import { addedTokens, describe, familyOf, loadFamilies } from "./family.ts";
+import { addedTokens, describe } from "./describe.ts";
+import { type Family, familyOf, loadFamilies } from "./family.ts";
 import { checkPatterns, choosePrecision, PrecisionSchema } from "./precision.ts";
 import { type ConvertProgress, planTensors, writeWeights } from "./tensors.ts";
 
@@ -20,6 +22,8 @@ import { type ConvertProgress, planTensors, writeWeights } from "./tensors.ts";
 export const RecipeSchema = v.strictObject({
   name: v.string(),
   defaults: v.optional(ManifestSchema.entries.defaults, {}),
+  /** Where blocks begin, if the model was not trained as its family is decoded. */
+  blockGrid: v.optional(ManifestSchema.entries.blockGrid),
   samplePrompts: v.optional(v.array(v.string()), []),
   /** Texts of the marker tokens, where the model was trained to fill in. */
   infill: v.optional(
@@ -36,6 +40,8 @@ export interface ConvertOptions {
   /** Folder of the bundle; must not exist, unless `force` and it is a bundle. */
   readonly target: string;
   readonly dtype: Dtype;
+  /** Which training of its family the checkpoint is, where the config does not tell. */
+  readonly variant?: string | undefined;
   /** The model's name; else the recipe's, else the target folder's. */
   readonly name?: string | undefined;
   readonly recipe?: v.InferInput<typeof RecipeSchema> | undefined;
@@ -52,12 +58,12 @@ export interface ConvertOptions {
  */
 export async function convertCheckpoint(options: ConvertOptions): Promise<Manifest> {
   const target = resolve(options.target);
-  await refuseExisting(target, options.force ?? false);
-  const family = familyOf(await readConfig(options.source), await loadFamilies());
+  const family = await checkFirst(options);
   const checkpoint = await openCheckpoint(options.source);
   const partial = `${target}.partial-${crypto.randomUUID().slice(0, 8)}`;
   try {
-    const facts = describe(checkpoint, family);
+    const facts = describe(checkpoint, family, options.variant);
+    const chatTemplate = chatTemplateOf(checkpoint);
     const recipe = parseRecipe(options.recipe ?? { name: basename(target) });
     const file = (path: string): BundleFile => ({ path, bytes: 1, sha256: "0".repeat(64) });
     const draft: Manifest = parseManifest({
@@ -66,8 +72,10 @@ export async function convertCheckpoint(options: ConvertOptions): Promise<Manife
       name: options.name ?? recipe.name,
       dtype: options.dtype,
       ...facts,
+      ...(recipe.blockGrid === undefined ? {} : { blockGrid: recipe.blockGrid }),
       ...(recipe.infill === undefined ? {} : { infill: infillIds(recipe.infill, checkpoint) }),
-      defaults: recipe.defaults,
+      ...(chatTemplate === undefined ? {} : { chatTemplate }),
+      defaults: { ...facts.defaults, ...recipe.defaults },
       samplePrompts: recipe.samplePrompts,
       files: {
         weights: file("weights.safetensors"),
@@ -100,6 +108,18 @@ export async function convertCheckpoint(options: ConvertOptions): Promise<Manife
     await checkpoint.close();
     await rm(partial, { recursive: true, force: true });
   }
+}
+
+/**
+ * Refuses what the target and config.json alone rule out, before weights are read or downloaded.
+ *
+ * @throws {EngineError} as convertCheckpoint()
+ */
+export async function checkFirst(
+  { source, target, force }: Pick<ConvertOptions, "source" | "target" | "force">,
+): Promise<Family> {
+  await refuseExisting(resolve(target), force ?? false);
+  return familyOf(await readConfig(source), await loadFamilies());
 }
 
 function parseRecipe(json: unknown): v.InferOutput<typeof RecipeSchema> {

@@ -123,7 +123,7 @@ export class GraphBuilder {
   constructor(readonly name: string) {}
 
   /** A name that nothing in this graph has yet. */
-  #unique(stem: string): string {
+  fresh(stem: string): string {
     return `${stem}_${this.#fresh++}`;
   }
 
@@ -150,7 +150,7 @@ export class GraphBuilder {
     attributes: Readonly<Record<string, Attribute>> = {},
     options: { readonly outputs?: readonly string[]; readonly domain?: string } = {},
   ): string {
-    const outputs = options.outputs ?? [this.#unique(operator)];
+    const outputs = options.outputs ?? [this.fresh(operator)];
     const domain = options.domain ?? "";
     this.#domains.add(domain);
     const node = new Message();
@@ -182,7 +182,7 @@ export class GraphBuilder {
       : type === "uint8"
       ? Uint8Array.from(values)
       : BigInt64Array.from(values.map(BigInt));
-    const name = this.initializer(this.#unique("const"), type, shape, new Uint8Array(raw.buffer));
+    const name = this.initializer(this.fresh("const"), type, shape, new Uint8Array(raw.buffer));
     this.#constants.set(key, name);
     return name;
   }

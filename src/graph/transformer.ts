@@ -7,6 +7,7 @@
  * beyond every query) and bidirectional attention (all equal).
  */
 import type { Architecture } from "../manifest.ts";
+import { gatedFeedForward, mixture } from "./feed_forward.ts";
 import { GraphBuilder } from "./onnx.ts";
 import type { WeightLayout } from "./weights.ts";
 
@@ -24,6 +25,12 @@ export const TENSORS = {
   keyBlock: "key_block",
   /** int32 [N]: rows of the flattened [B * L] positions whose candidates are wanted */
   rows: "rows",
+  /** int32 [N]: the unconditional row that guides each of them; itself where nothing does */
+  guideRows: "guide_rows",
+  /** float32 [N, 1]: how far guidance goes beyond the conditional row; 0 where nothing guides */
+  guideScale: "guide_scale",
+  /** int32 [W]: ids whose own logits are wanted */
+  watch: "watch",
   /** float32 [B, P, kvHeads * headDim] */
   pastKey: (layer: number) => `past_key_${layer}`,
   pastValue: (layer: number) => `past_value_${layer}`,
@@ -38,6 +45,8 @@ export const TENSORS = {
   logSumExp: "log_sum_exp",
   /** float32 [N]: entropy of the whole distribution, in nats */
   entropy: "entropy",
+  /** float32 [N, W] */
+  watchedLogits: "watched_logits",
 } as const;
 
 /**
@@ -62,6 +71,9 @@ export function buildTransformer(
   graph.input(TENSORS.queryBlock, "float32", ["B", "LG"]);
   graph.input(TENSORS.keyBlock, "float32", ["B", "T"]);
   graph.input(TENSORS.rows, "int32", ["N"]);
+  graph.input(TENSORS.guideRows, "int32", ["N"]);
+  graph.input(TENSORS.guideScale, "float32", ["N", 1]);
+  graph.input(TENSORS.watch, "int32", ["W"]);
 
   const batchAndLength = graph.node("Shape", [TENSORS.inputIds]);
   const batch = graph.node("Slice", [
@@ -76,8 +88,12 @@ export function buildTransformer(
   const groupedShape = shaped(batch, -1, kvWidth); // [B, L * groups, kvHeads * headDim]
   const reshape = (x: string, shape: string) => graph.node("Reshape", [x, shape]);
   const fixed = (...dims: number[]) => graph.constant("int64", dims);
-  const norm = (x: string, name: string) =>
-    graph.node("SimplifiedLayerNormalization", [x, weights.vector(graph, name)], epsilon);
+  const norm = (x: string, name: string) => {
+    const inputs = [x, weights.vector(graph, name)];
+    const y = graph.node("SimplifiedLayerNormalization", inputs, epsilon);
+    const bias = `${name}.bias`;
+    return weights.has(bias) ? graph.node("Add", [y, weights.vector(graph, bias)]) : y;
+  };
 
   const visible = graph.node("GreaterOrEqual", [
     graph.node("Unsqueeze", [TENSORS.queryBlock, fixed(1, 3)]),
@@ -89,23 +105,42 @@ export function buildTransformer(
     graph.constant("float32", [-1e9], []),
   ]);
 
-  const [cos, sin] = rotaryTables(graph, a);
+  const rotaryDim = a.rotaryDim ?? a.headDim;
+  const [cos, sin] = rotaryTables(graph, a, rotaryDim);
+  const rotateWhole = (x: string, heads: number) =>
+    graph.node(
+      "RotaryEmbedding",
+      [x, TENSORS.positionIds, cos, sin],
+      { num_heads: heads },
+      MICROSOFT,
+    );
+  /** Rotates the first dimensions of every head of x [B * L, heads * headDim], which becomes [B, L, heads * headDim]. */
   const rotate = (x: string, heads: number, shape: string, normName: string) => {
     const normed = a.qkNorm ? norm(reshape(x, fixed(-1, heads, a.headDim)), normName) : x;
-    const inputs = [reshape(normed, shape), TENSORS.positionIds, cos, sin];
-    return graph.node("RotaryEmbedding", inputs, { num_heads: heads }, MICROSOFT);
+    if (rotaryDim === a.headDim) return rotateWhole(reshape(normed, shape), heads);
+    const parts = reshape(normed, fixed(-1, heads, a.headDim));
+    const part = (from: number, to: number) =>
+      graph.node("Slice", [parts, fixed(from), fixed(to), fixed(2)]);
+    const turned = rotateWhole(
+      reshape(part(0, rotaryDim), shaped(batchAndLength, heads * rotaryDim)),
+      heads,
+    );
+    const joined = graph.node("Concat", [
+      reshape(turned, fixed(-1, heads, rotaryDim)),
+      part(rotaryDim, a.headDim),
+    ], { axis: 2 });
+    return reshape(joined, shape);
   };
 
   let x = reshape(weights.embed(graph, TENSORS.inputIds), fixed(-1, a.hiddenSize));
   for (let i = 0; i < a.layers; i++) {
     const at = (part: string) => `layers.${i}.${part}`;
-    const linear = (input: string, part: string, bias = false) =>
-      weights.linear(graph, input, at(part), bias);
+    const linear = (input: string, part: string) => weights.linear(graph, input, at(part));
 
     const normed = norm(x, at("attention_norm"));
-    const query = rotate(linear(normed, "q", a.qkvBias), a.heads, queryShape, at("q_norm"));
-    const key = rotate(linear(normed, "k", a.qkvBias), a.kvHeads, keyShape, at("k_norm"));
-    const value = reshape(linear(normed, "v", a.qkvBias), keyShape);
+    const query = rotate(linear(normed, "q"), a.heads, queryShape, at("q_norm"));
+    const key = rotate(linear(normed, "k"), a.kvHeads, keyShape, at("k_norm"));
+    const value = reshape(linear(normed, "v"), keyShape);
     const keys = graph.node("Concat", [
       graph.input(TENSORS.pastKey(i), "float32", ["B", "P", kvWidth]),
       key,
@@ -130,15 +165,21 @@ export function buildTransformer(
     const joined = reshape(attended, fixed(-1, groups * kvWidth));
     x = graph.node("Add", [x, linear(joined, "o")]);
 
-    const hidden = norm(x, at("ffn_norm"));
-    const gate = linear(hidden, "gate");
-    const silu = graph.node("Mul", [gate, graph.node("Sigmoid", [gate])]);
-    x = graph.node("Add", [x, linear(graph.node("Mul", [silu, linear(hidden, "up")]), "down")]);
+    const inner = norm(x, at("ffn_norm"));
+    const isMixture = a.experts !== undefined && i >= a.experts.denseLayers;
+    const written = isMixture
+      ? mixture(graph, weights, inner, { layer: i, architecture: a, experts: a.experts! })
+      : gatedFeedForward(graph, weights, inner, `layers.${i}.`);
+    x = graph.node("Add", [x, written]);
   }
 
   // Candidate head: only the asked rows meet the vocabulary, and only K numbers of each leave the device.
-  const last = norm(graph.node("Gather", [x, TENSORS.rows], { axis: 0 }), "final_norm");
-  const logits = weights.linear(graph, last, a.tiedEmbeddings ? "embed" : "head", false);
+  // Guidance is linear in the logits and the head is linear too, so it is applied before the head: no second vocabulary.
+  const hidden = (rows: string) => norm(graph.node("Gather", [x, rows], { axis: 0 }), "final_norm");
+  const asked = hidden(TENSORS.rows);
+  const away = graph.node("Sub", [asked, hidden(TENSORS.guideRows)]);
+  const last = graph.node("Add", [asked, graph.node("Mul", [away, TENSORS.guideScale])]);
+  const logits = weights.linear(graph, last, a.tiedEmbeddings ? "embed" : "head");
   graph.node("TopK", [logits, fixed(options.candidates)], { axis: -1, largest: 1, sorted: 1 }, {
     outputs: [TENSORS.candidateLogits, TENSORS.candidateIds],
   });
@@ -154,12 +195,18 @@ export function buildTransformer(
   graph.output(TENSORS.candidateIds, "int64", ["N", options.candidates]);
   graph.output(TENSORS.logSumExp, "float32", ["N"]);
   graph.output(TENSORS.entropy, "float32", ["N"]);
+  graph.node("Gather", [logits, TENSORS.watch], { axis: 1 }, { outputs: [TENSORS.watchedLogits] });
+  graph.output(TENSORS.watchedLogits, "float32", ["N", "W"]);
   return graph.finish();
 }
 
-/** cos and sin of position x frequency, [contextLength, headDim / 2] (RoFormer, half-split form). */
-function rotaryTables(graph: GraphBuilder, a: Architecture): [string, string] {
-  const half = a.headDim / 2;
+/** cos and sin of position x frequency, [contextLength, rotaryDim / 2] (RoFormer, half-split form). */
+function rotaryTables(
+  graph: GraphBuilder,
+  a: Architecture,
+  rotaryDim: number,
+): [string, string] {
+  const half = rotaryDim / 2;
   const cos = new Float32Array(a.contextLength * half);
   const sin = new Float32Array(a.contextLength * half);
   for (let position = 0; position < a.contextLength; position++) {

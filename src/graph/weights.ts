@@ -24,6 +24,26 @@ export interface MatrixForms {
   readonly w8a8: "integer" | "blockwise";
 }
 
+/** What a backend wants of weights. */
+export interface LayoutOptions {
+  readonly matrixForms: MatrixForms;
+  /** Whether quantised experts can run in QMoE. */
+  readonly fusedExperts: boolean;
+  /** `accuracy_level` of MatMulNBits: 4 lets a CPU multiply in int8. */
+  readonly accuracyLevel: number;
+}
+
+/** Quantised experts in a graph, as QMoE reads them. */
+export interface ExpertWeights {
+  readonly values: string;
+  readonly scales: string;
+  /** Absent where the zero is in the middle. */
+  readonly zeros: string | undefined;
+  readonly bits: number;
+  /** Elements that share a scale; 0: a whole row does. */
+  readonly block: number;
+}
+
 /** Bytes that a graph refers to by path. */
 export interface ExternalFile {
   readonly path: string;
@@ -37,6 +57,14 @@ interface Matrix {
   readonly form: Dtype;
   readonly shape: readonly [number, number];
   readonly use: "blockwise" | "integer" | "float";
+  /** Where it is one of several that are stored as one. */
+  readonly part?: Part;
+}
+
+/** One of `count` equal runs of rows. */
+interface Part {
+  readonly index: number;
+  readonly count: number;
 }
 
 /** Activations in whole numbers: uint8 [T, K] around 128, float32 [T, 1]. */
@@ -55,12 +83,11 @@ export class WeightLayout {
 
   /**
    * @param file the whole weights file
-   * @param options.accuracyLevel `accuracy_level` of MatMulNBits: 4 lets a CPU multiply in int8
    */
   constructor(
     readonly header: SafetensorsHeader,
     readonly file: Uint8Array,
-    readonly options: { readonly forms: MatrixForms; readonly accuracyLevel?: number },
+    readonly options: LayoutOptions,
   ) {}
 
   /** The files that the finished graph refers to. */
@@ -73,10 +100,16 @@ export class WeightLayout {
     return this.#inPlace(graph, name, this.#info(name).shape);
   }
 
-  /** `x @ W^T (+ b)` for x [T, K] and the matrix `name` [N, K]. */
-  linear(graph: GraphBuilder, x: string, name: string, bias: boolean): string {
+  /** Whether the bundle has a tensor of this name. */
+  has(name: string): boolean {
+    return this.header.tensors.has(name);
+  }
+
+  /** `x @ W^T` for x [T, K] and the matrix `name` [N, K], and `+ b` where the bundle has a bias for it. */
+  linear(graph: GraphBuilder, x: string, name: string): string {
     const matrix = this.#matrix(name);
-    const add = bias ? this.vector(graph, `${name}.bias`) : undefined;
+    const bias = `${name}.bias`;
+    const add = this.has(bias) ? this.vector(graph, bias) : undefined;
     if (matrix.use === "float") {
       const inputs = [x, this.#float(graph, matrix), ...(add === undefined ? [] : [add])];
       return graph.node("Gemm", inputs, { transB: 1 });
@@ -121,40 +154,91 @@ export class WeightLayout {
     }, MICROSOFT);
   }
 
+  /** How the matrix is stored. */
+  form(name: string): Dtype {
+    return this.#matrix(name).form;
+  }
+
+  /** Float matrices of `count` experts, stored as one: float32 [count, N, K]. */
+  expertMatrices(graph: GraphBuilder, name: string, count: number): string {
+    const matrix = this.#matrix(name);
+    const [rows, columns] = matrix.shape;
+    const dims = graph.constant("int64", [count, rows / count, columns]);
+    return graph.node("Reshape", [this.#float(graph, matrix), dims]);
+  }
+
+  /** Quantised matrices of `count` experts, stored as one, as QMoE reads them from the file's bytes. */
+  fusedExperts(graph: GraphBuilder, name: string, count: number): ExpertWeights {
+    const { form, info, shape: [rows, columns] } = this.#matrix(name);
+    const each = rows / count;
+    const seen = (tensor: string, width: number) =>
+      this.#inPlace(graph, `${name}.${tensor}`, width === 0 ? [count, each] : [count, each, width]);
+    const blocks = columns / QUANTIZATION_BLOCK;
+    return {
+      values: seen("weight", info.length / rows),
+      scales: seen("scales", form === "w8a8" ? 0 : blocks),
+      zeros: form === "q4" ? seen("zeros", blocks / 2) : undefined,
+      bits: form === "q4" ? 4 : 8,
+      block: form === "w8a8" ? 0 : QUANTIZATION_BLOCK,
+    };
+  }
+
+  /** `x @ W^T` for the quantised matrix of one of `count` experts. */
+  expert(
+    graph: GraphBuilder,
+    x: string,
+    name: string,
+    { index, count }: { readonly index: number; readonly count: number },
+  ): string {
+    const whole = this.#matrix(name);
+    const rows = whole.shape[0] / count;
+    const part: Matrix = { ...whole, shape: [rows, whole.shape[1]], part: { index, count } };
+    return this.#multiplyBlocks(graph, x, part);
+  }
+
   /** MatMulNBits over the file's bytes. */
   #multiplyBlocks(graph: GraphBuilder, x: string, matrix: Matrix): string {
     const { name, info, shape: [rows, columns] } = matrix;
     const blocks = columns / QUANTIZATION_BLOCK;
+    const bytes = info.length / (matrix.part?.count ?? 1);
+    const dims = [rows, blocks, bytes / rows / blocks];
     return graph.node("MatMulNBits", [
       x,
-      this.#inPlace(graph, `${name}.weight`, [rows, blocks, info.length / rows / blocks]),
+      this.#partInPlace(graph, `${name}.weight`, dims, matrix.part),
       ...this.#scales(graph, matrix),
     ], {
       K: columns,
       N: rows,
       bits: matrix.form === "q4" ? 4 : 8,
       block_size: QUANTIZATION_BLOCK,
-      accuracy_level: this.options.accuracyLevel ?? 0,
+      accuracy_level: this.options.accuracyLevel,
     }, MICROSOFT);
   }
 
   /** A scale for each block of a matrix and, for q4, its zero. */
-  #scales(graph: GraphBuilder, { name, form, shape }: Matrix): string[] {
+  #scales(graph: GraphBuilder, { name, form, shape, part }: Matrix): string[] {
     const dims = [shape[0], shape[1] / QUANTIZATION_BLOCK];
-    if (form === "w8a8") return [this.#repeatedScales(graph, name, dims)];
-    const scales = this.#inPlace(graph, `${name}.scales`, dims);
+    if (form === "w8a8") return [this.#repeatedScales(graph, name, dims, part)];
+    const scales = this.#partInPlace(graph, `${name}.scales`, dims, part);
     if (form === "q8") return [scales];
-    return [scales, this.#inPlace(graph, `${name}.zeros`, [dims[0], dims[1] / 2])];
+    return [scales, this.#partInPlace(graph, `${name}.zeros`, [dims[0], dims[1] / 2], part)];
   }
 
   /** The scale of each row, once for each of its blocks. */
-  #repeatedScales(graph: GraphBuilder, name: string, [rows, blocks]: readonly number[]): string {
-    return this.#once(`${name}.scales`, () => {
+  #repeatedScales(
+    graph: GraphBuilder,
+    name: string,
+    [rows, blocks]: readonly number[],
+    part: Part | undefined,
+  ): string {
+    const ours = part === undefined ? `${name}.scales` : `${name}.scales.${part.index}`;
+    return this.#once(ours, () => {
       const repeated = new Float32Array(rows * blocks);
-      this.#floats(`${name}.scales`).forEach((scale, row) => {
+      const from = (part?.index ?? 0) * rows;
+      this.#floats(`${name}.scales`).subarray(from, from + rows).forEach((scale, row) => {
         repeated.fill(scale, row * blocks, (row + 1) * blocks);
       });
-      return this.#derive(graph, `${name}.scales`, [rows, blocks], repeated);
+      return this.#derive(graph, ours, [rows, blocks], repeated);
     });
   }
 
@@ -232,7 +316,7 @@ export class WeightLayout {
   #matrix(name: string): Matrix {
     const info = this.#info(`${name}.weight`);
     const { form, shape } = formOf(name, info);
-    const use = form === "fp32" || form === "fp16" ? "float" : this.options.forms[form];
+    const use = form === "fp32" || form === "fp16" ? "float" : this.options.matrixForms[form];
     return { name, info, form, shape, use: use === "dequantized" ? "float" : use };
   }
 
@@ -245,6 +329,23 @@ export class WeightLayout {
         throw new EngineError("bundle_invalid", `the weights file has ${tensor} as ${dtype}`);
       }
       return graph.initializer(name, type, dims, { path: WEIGHTS_FILE, offset, length });
+    });
+  }
+
+  /** The same for the rows of one part. */
+  #partInPlace(
+    graph: GraphBuilder,
+    tensor: string,
+    dims: readonly number[],
+    part: Part | undefined,
+  ): string {
+    if (part === undefined) return this.#inPlace(graph, tensor, dims);
+    const name = `${tensor}.${part.index}`;
+    return this.#once(name, () => {
+      const { offset, length } = this.#info(tensor);
+      const each = length / part.count;
+      const range = { path: WEIGHTS_FILE, offset: offset + part.index * each, length: each };
+      return graph.initializer(name, tensor.endsWith("scales") ? "float32" : "uint8", dims, range);
     });
   }
 

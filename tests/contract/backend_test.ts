@@ -117,6 +117,50 @@ for (const { name, ok, why } of await testBackends()) {
     assert(difference(plain, again) > tolerance, "without its prefix the block must differ");
   });
 
+  contract("guidance goes beyond the conditional logits, each side over a cache of its own", async (
+    session,
+    bundle,
+  ) => {
+    const codec = loadTokenizer(bundle.tokenizerJson, bundle.tokenizerConfig);
+    const { mask } = bundle.manifest.tokens;
+    const prefix = codec.encode(PROMPT).slice(0, 16);
+    const without = prefix.map(() => mask);
+    const block = [...codec.encode("const ").slice(0, 2), ...new Array(6).fill(mask)];
+    const watch = [7, 300, 41];
+    const scale = 1.5;
+    const common = { blockLength: 8, rows: [4, 7], watch };
+    const plain = async (ids: number[]) => {
+      const all = [...ids, ...block];
+      const rows = common.rows.map((row) => 16 + row);
+      const input = { ...common, slot: 0, start: 0, ids: all, keep: 0, rows };
+      return (await session.forward([input]))[0].watched;
+    };
+    const conditional = await plain(prefix), unconditional = await plain(without);
+    await session.forward([{
+      ...common,
+      slot: 1,
+      start: 0,
+      ids: prefix,
+      keep: 16,
+      rows: [],
+      guidance: { scale, ids: without },
+    }]);
+    const guided = { ...common, start: 16, ids: block, keep: 0 };
+    // beside an unguided one that watches other ids
+    const [{ watched }, other] = await session.forward([
+      { ...guided, slot: 1, guidance: { scale, ids: block } },
+      { ...guided, slot: 2, cached: 0, watch: [300] },
+    ]);
+    const tolerance = name === "native" ? 0.4 : 2e-3; // int8 activations there, and the difference is scaled
+    conditional.forEach((c, i) => {
+      const expected = c + scale * (c - unconditional[i]);
+      assert(Math.abs(watched[i] - expected) < tolerance, `${watched[i]} is not ${expected}`);
+    });
+    assert(conditional.some((c, i) => Math.abs(c - unconditional[i]) > 0.5), "sides must differ");
+    assertEquals(other.watched.length, 2);
+    assert(Math.abs(other.watched[0] - watched[1]) > 0.1, "no guidance crosses over");
+  });
+
   contract("bad ids, rows and positions are refused before they reach the device", (session) => {
     const good = { slot: 0, start: 0, ids: [5, 6, 7, 8], blockLength: 4, keep: 4, rows: [0] };
     for (
@@ -124,9 +168,13 @@ for (const { name, ok, why } of await testBackends()) {
         { ids: [5, 6, 7, 99999] },
         { ids: [5, 6, 7, -1] },
         { ids: [] },
-        { start: 3 },
+        { start: -1 },
         { start: 512 },
-        { keep: 3 },
+        { keep: 5 },
+        { cached: 513 },
+        { blockLength: 0 },
+        { watch: [99999] },
+        { guidance: { scale: 1, ids: [5, 6, 7] } },
         { rows: [4] },
       ]
     ) {

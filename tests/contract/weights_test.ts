@@ -53,10 +53,7 @@ async function run(
   feeds: Record<string, HostTensor>,
 ): Promise<Float32Array> {
   const backend = await openBackend([name], { threads: 1, softwareAdapter: true });
-  const layout = new WeightLayout(parseSafetensors(file, "weights.safetensors"), file, {
-    forms: backend.matrixForms,
-    accuracyLevel: backend.accuracyLevel,
-  });
+  const layout = new WeightLayout(parseSafetensors(file, "weights.safetensors"), file, backend);
   const graph = new GraphBuilder("matrix");
   build(graph, layout);
   const runner = await backend.open({
@@ -97,7 +94,7 @@ for (const { name, ok, why } of await testBackends()) {
       const x = inputs();
       const y = await run(name, file, (graph, layout) => {
         graph.input("x", "float32", ["T", COLUMNS]);
-        const product = layout.linear(graph, "x", "w", true);
+        const product = layout.linear(graph, "x", "w");
         graph.node("Identity", [product], {}, { outputs: ["y"] });
         graph.output("y", "float32", ["T", ROWS]);
       }, { x: { type: "float32", dims: [INPUTS, COLUMNS], data: x } });

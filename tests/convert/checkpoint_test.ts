@@ -2,6 +2,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { convertCheckpoint, type ConvertOptions } from "../../src/convert/convert.ts";
 import { fits, loadFamilies, parseFamily } from "../../src/convert/family.ts";
 import { EngineError } from "../../src/errors.ts";
+import { loadBundle } from "../../src/loader.ts";
 import { encodeHeader } from "../../src/safetensors.ts";
 import { writeCheckpoint } from "../support/checkpoint.ts";
 
@@ -70,8 +71,8 @@ async function addShard(source: string, extra: Uint8Array, weightMap: Record<str
 
 Deno.test("convert refuses facts that the runtime does not compute, wherever they are written", async () => {
   await refused(
-    { files: { "generation_config.json": { sampler: "mdlm" } } },
-    'generation_config.json: sampler is "mdlm"; a2d-qwen3 is supported with "bd3lm"',
+    { files: { "generation_config.json": { use_sliding_window: true } } },
+    "generation_config.json: use_sliding_window is true; a2d-qwen3 is supported with false",
   );
   await refused(
     { config: { layer_types: ["full_attention", "sliding_attention"] } },
@@ -156,11 +157,35 @@ Deno.test("convert reads the newer spelling of the rotation, and defaults that c
       rope_parameters: { rope_type: "default", rope_theta: 5000 },
       block_size: undefined,
     },
+    files: { "generation_config.json": { sampler: "bd3lm" } },
   }, async (_, convert) => {
     const { architecture, blockLength } = await convert();
     assertEquals(architecture.ropeTheta, 5000);
     assertEquals(blockLength, { default: 32, trained: [32] });
   }));
+
+Deno.test("convert takes a variant from the config or by name, and asks where neither tells", async () => {
+  const untold = { config: { block_size: undefined } };
+  await refused(untold, "no sampler, block_lengths, block_size); name it: --variant mdlm | bd3lm");
+  await withCheckpoint(untold, async (_, convert) => {
+    const { attention, cache, blockLength, defaults } = await convert({ variant: "mdlm" });
+    assertEquals([attention, cache, blockLength], ["bidirectional", "none", { default: 32 }]);
+    assertEquals(defaults, {
+      unmasking: "low_confidence_static",
+      transferSchedule: "linear",
+    });
+    assertEquals((await convert({ variant: "bd3lm", force: true })).attention, "block-causal");
+    const error = await assertRejects(() => convert({ variant: "xyz", force: true }), EngineError);
+    assertEquals([error.code, error.param], ["invalid_request", "variant"]);
+  });
+  const told = {
+    files: { "generation_config.json": { sampler: "mdlm", right_shift_logits: true } },
+  };
+  await withCheckpoint(told, async (_, convert) => {
+    const { attention, logitShift } = await convert(); // block_size would tell bd3lm
+    assertEquals([attention, logitShift], ["bidirectional", 1]);
+  });
+});
 
 Deno.test("convert does without tokenizer_config.json", () =>
   withCheckpoint({}, async (folder, convert) => {
@@ -168,6 +193,44 @@ Deno.test("convert does without tokenizer_config.json", () =>
     await convert();
     assertEquals(await Deno.readTextFile(`${folder}/target/tokenizer_config.json`), "{}");
   }));
+
+Deno.test("convert takes the chat template from where a checkpoint keeps it", async () => {
+  const other = { name: "tool_use", template: "b" };
+  const cases: [field: unknown, file: string | undefined, expected: string | undefined][] = [
+    [undefined, undefined, undefined],
+    [null, undefined, undefined],
+    ["{{ 1 }}", undefined, "{{ 1 }}"],
+    [[other, { name: "default", template: "a" }], undefined, "a"],
+    [[other], undefined, undefined],
+    ["field", "file\n", "file\n"],
+    [undefined, "file", "file"],
+    [7, "file", "file"],
+  ];
+  for (const [field, file, expected] of cases) {
+    const files = { "tokenizer_config.json": { chat_template: field } };
+    await withCheckpoint({ files }, async (folder, convert) => {
+      if (file !== undefined) {
+        await Deno.writeTextFile(`${folder}/source/chat_template.jinja`, file);
+      }
+      assertEquals((await convert()).chatTemplate, expected);
+      const { manifest, tokenizerConfig } = await loadBundle(`${folder}/target`);
+      assertEquals(manifest.chatTemplate, expected);
+      assertEquals(tokenizerConfig, JSON.parse(JSON.stringify({ chat_template: field })));
+    });
+  }
+});
+
+Deno.test("convert refuses a chat template that is none, and names its place", async () => {
+  const withField = (chat_template: unknown) => ({
+    files: { "tokenizer_config.json": { chat_template } },
+  });
+  await refused(withField({}), "tokenizer_config.json: chat_template: must be a text or a list");
+  await refused(withField("{% if %}"), "tokenizer_config.json: chat_template: ");
+  await refused(withField("fine"), "chat_template.jinja: ", async (source) => {
+    await Deno.writeTextFile(`${source}/chat_template.jinja`, "{{ 'open");
+  });
+  await refused({}, "chat_template.jinja", (source) => Deno.mkdir(`${source}/chat_template.jinja`));
+});
 
 Deno.test("convert leaves nothing when it is aborted in the middle", () =>
   withCheckpoint({}, async (folder, convert) => {

@@ -16,12 +16,30 @@ Deno.test("GET /v1/models lists the model in OpenAI's shape, with what a client 
     vocabulary_size: 272,
     block_length: 8,
     block_lengths: [1, 2, 4, 8, 16, 32],
+    defaults: {},
     dtype: "fp32",
     backend: "wasm",
     device: "a script",
     infill: true,
     sample_prompts: ["Once upon a time"],
   });
+});
+
+Deno.test("GET /v1/models tells of a model that knows no blocks, and how it is decoded by default", async () => {
+  await using test = openEngine({
+    manifest: {
+      blockLength: { default: "canvas" },
+      facts: {
+        attention: "bidirectional",
+        cache: "none",
+        defaults: { unmasking: "entropy", confidenceOf: "sampling" },
+      },
+    },
+  });
+  const response = await createApp(test.engine).request("/v1/models");
+  const { block_length, block_lengths, defaults } = (await response.json()).data[0];
+  assertEquals([block_length, block_lengths], ["canvas", null]);
+  assertEquals(defaults, { unmasking: "entropy", confidence_of: "sampling" });
 });
 
 Deno.test("GET /healthz is ok whatever happens; GET /readyz says why it is not ready", async () => {

@@ -2,7 +2,9 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { Engine } from "../../src/engine.ts";
 import { EngineError } from "../../src/errors.ts";
 import type { CommitFrame, DraftFrame, EndFrame, Frame } from "../../src/frame.ts";
-import { type GenerateOptions, resolveOptions, UNMASKING } from "../../src/options.ts";
+import { UNMASKING } from "../../src/decoding.ts";
+import type { Manifest } from "../../src/manifest.ts";
+import { type GenerateOptions, resolveOptions } from "../../src/options.ts";
 import { byteTokenizer } from "../support/byte_tokenizer.ts";
 import { decodeNaively } from "../support/oracle.ts";
 import {
@@ -37,49 +39,97 @@ function outputIds(frames: readonly Frame[]): number[] {
 const promptOf = (length: number, seed = 1) =>
   Array.from({ length }, (_, i) => 16 + ((i * 37 + seed * 101) % 200));
 
-function resolve(prompt: readonly number[], options: GenerateOptions) {
-  return resolveOptions(options, manifest, { promptTokens: prompt.length, randomSeed: 0 });
+function resolve(prompt: readonly number[], options: GenerateOptions, facts: Manifest = manifest) {
+  return resolveOptions(options, facts, { promptTokens: prompt.length, randomSeed: 0 });
 }
 
-for (const unmasking of UNMASKING) {
+/** Runs the engine and the oracle, and compares every state; the reason for the end. */
+async function compareWithOracle(
+  engine: Engine,
+  prompt: readonly number[],
+  options: GenerateOptions,
+): Promise<string> {
+  const frames = await collect(engine.denoise(prompt, options));
+  const oracle = scriptedSession({ script });
+  const facts = engine.manifest;
+  const resolved = resolve(prompt, options, facts);
+  const expected = await decodeNaively(oracle, 0, prompt, resolved, facts);
+  const end = frames.at(-1) as EndFrame; // the last frame of every finished generation
+  assertEquals(outputIds(frames), expected.ids);
+  assertEquals(end.finishReason, expected.finishReason);
+  const seen = frames
+    .filter((f): f is DraftFrame | CommitFrame => f.type === "draft" || f.type === "commit")
+    .map((f) => f.tokens.map((t) => t.id));
+  // the engine cuts a block at its end-of-text token; what it shows up to there must be the oracle's
+  assertEquals(seen, expected.trajectory.map((block, i) => block.slice(0, seen[i].length)));
+  assertEquals(end.usage.forwardPasses, expected.trajectory.length, "no pass that changes nothing");
+  return end.finishReason;
+}
+
+/** Kinds of models by their facts. */
+const KINDS: Readonly<Record<string, Partial<Manifest>>> = {
+  "block-causal": {},
+  "block-causal, blocks from the prompt's end": { blockGrid: "prompt" },
+  "block-causal, shifted": { logitShift: 1, blockGrid: "prompt" },
+  "block-causal, first position predicted": { logitShift: 1, blockStart: "predicted" },
+  "bidirectional": { attention: "bidirectional", cache: "none", blockGrid: "prompt" },
+  "bidirectional, shifted": {
+    attention: "bidirectional",
+    cache: "none",
+    blockGrid: "prompt",
+    logitShift: 1,
+  },
+};
+
+for (const [kind, facts] of Object.entries(KINDS)) {
+  Deno.test(`engine equals the naive oracle id by id: ${kind}`, async () => {
+    const session = scriptedSession({ script });
+    const engine = new Engine(scriptedManifest({ bos: 6, facts }), byteTokenizer(), session);
+    const reasons = new Set<string>();
+    for (const unmasking of ["low_confidence_dynamic", "sequential"] as const) {
+      for (const blockLength of [4, 16]) {
+        for (const length of [1, 7, 8, 13, 40]) {
+          for (const cfgScale of [0, 1.5]) {
+            reasons.add(
+              await compareWithOracle(engine, promptOf(length, blockLength), {
+                unmasking,
+                blockLength,
+                cfgScale,
+                seed: length,
+                temperature: length === 13 ? 0.8 : 0,
+                maxTokens: 37,
+                confidenceThreshold: 0.4,
+                suppressTokens: length === 8 ? [70, 80, 90] : [],
+              }),
+            );
+          }
+        }
+      }
+    }
+    assert(reasons.size === 2, "both ways to end must be covered");
+    await engine.close();
+  });
+}
+
+for (const unmasking of UNMASKING.filter((name) => name !== "origin")) {
   Deno.test(`engine equals the naive oracle id by id: ${unmasking}`, async () => {
     const { engine } = openEngine();
-    const oracle = scriptedSession({ script });
     const reasons = new Set<string>();
     for (const blockLength of [4, 8, 16, 32]) {
       for (const length of [1, 7, 8, 13, 40]) {
         for (const temperature of [0, 0.8]) {
-          const options = {
-            unmasking,
-            blockLength,
-            temperature,
-            seed: length,
-            maxTokens: 50,
-            confidenceThreshold: 0.4,
-            entropyBound: 2,
-            denoisingSteps: blockLength === 16 ? 5 : undefined,
-          };
-          const prompt = promptOf(length, blockLength);
-          const frames = await collect(engine.denoise(prompt, options));
-          const expected = await decodeNaively(
-            oracle,
-            0,
-            prompt,
-            resolve(prompt, options),
-            manifest,
+          reasons.add(
+            await compareWithOracle(engine, promptOf(length, blockLength), {
+              unmasking,
+              blockLength,
+              temperature,
+              seed: length,
+              maxTokens: 50,
+              confidenceThreshold: 0.4,
+              entropyBound: 2,
+              denoisingSteps: blockLength === 16 ? 5 : undefined,
+            }),
           );
-          const end = frames.at(-1) as EndFrame; // the last frame of every finished generation
-          assertEquals(outputIds(frames), expected.ids);
-          assertEquals(end.finishReason, expected.finishReason);
-          const seen = frames
-            .filter((f): f is DraftFrame | CommitFrame => f.type === "draft" || f.type === "commit")
-            .map((f) => f.tokens.map((t) => t.id));
-          // the engine cuts a block at its end-of-text token; what it shows up to there must be the oracle's
-          assertEquals(
-            seen,
-            expected.trajectory.map((block, i) => block.slice(0, seen[i].length)),
-          );
-          reasons.add(end.finishReason);
         }
       }
     }
@@ -308,5 +358,106 @@ Deno.test("engine shows the whole block in each draft, and masks carry no text",
     }
   }
   assertEquals(drafts[0].tokens.slice(0, 3).map((t) => t.state), ["given", "given", "given"]);
+  await engine.close();
+});
+
+/** A model that sees its whole canvas. */
+const bidirectional = scriptedManifest({
+  blockLength: { default: 8 },
+  facts: { attention: "bidirectional", cache: "none", blockGrid: "prompt" },
+});
+
+Deno.test("engine fills the holes of a prompt, and only a bidirectional model does", async () => {
+  const session = scriptedSession({ script: hashedScript(SCRIPTED_VOCABULARY) });
+  const engine = new Engine(bidirectional, byteTokenizer(), session);
+  const prompt = promptOf(30);
+  for (const hole of [3, 4, 17, 29]) prompt[hole] = mask;
+  const frames = await collect(engine.denoise(prompt));
+  const end = frames.at(-1) as EndFrame; // the last frame of every finished generation
+  const canvas = [...prompt];
+  for (const frame of frames) {
+    if (frame.type !== "commit") continue;
+    frame.tokens.forEach((token, i) => {
+      if (token.state === "given") assertEquals(token.id, prompt[frame.start + i]);
+      canvas[frame.start + i] = token.id;
+    });
+  }
+  assert(!canvas.includes(mask));
+  assertEquals(end.usage.completionTokens, 4);
+  assertEquals(end.text, engine.codec.decode([3, 4, 17, 29].map((hole) => canvas[hole])));
+  assertEquals(
+    frames.filter((f) => f.type === "commit").length,
+    3,
+    "blocks without holes are none",
+  );
+
+  const more = await collect(engine.denoise(prompt, { maxTokens: 5, seed: 1 }));
+  assertEquals((more.at(-1) as EndFrame).usage.completionTokens, 9);
+  await engine.close();
+  const { engine: other } = openEngine();
+  const error = assertThrows(
+    () => other.denoise(prompt),
+    EngineError,
+    "only a bidirectional model",
+  );
+  assertEquals([error.code, error.param], ["invalid_request", "prompt"]);
+  await other.close();
+});
+
+Deno.test("engine takes an approximate cache only where it is one, and never by itself", async () => {
+  const { engine } = openEngine();
+  const dual = { approximateCache: "dual" } as const;
+  const refused: [GenerateOptions, string][] = [
+    [{ approximateCache: "prefix" }, "is exact"],
+    [dual, "needs a subBlockLength"],
+    [{ ...dual, subBlockLength: 4, cfgScale: 1 }, "cannot be combined"],
+  ];
+  for (const [options, fact] of refused) {
+    assertThrows(() => engine.denoise(promptOf(9), options), EngineError, fact);
+  }
+  const run = engine.denoise(promptOf(9), { ...dual, subBlockLength: 4, maxTokens: 20 });
+  assertEquals(outputIds(await collect(run)).length > 0, true);
+  await engine.close();
+});
+
+Deno.test("approximate caches read less and give the same where nothing they reuse has changed", async () => {
+  // a script that looks at its own block only, and so cannot tell what was reused
+  const blockwise = hashedScript(SCRIPTED_VOCABULARY);
+  const from = 13;
+  const own = (ids: readonly number[], position: number) => {
+    const start = position < from ? 0 : from + Math.floor((position - from) / 8) * 8;
+    return blockwise(ids.slice(start, start + 8), position);
+  };
+  const results: number[][] = [], sizes: number[] = [];
+  for (const approximateCache of ["off", "prefix", "dual"] as const) {
+    const session = scriptedSession({ script: own });
+    const forward = session.forward.bind(session);
+    let read = 0;
+    session.forward = (inputs) => {
+      for (const { ids } of inputs) read += ids.length;
+      return forward(inputs);
+    };
+    const engine = new Engine(bidirectional, byteTokenizer(), session);
+    const run = engine.denoise(promptOf(from), { approximateCache, maxTokens: 32, seed: 1 });
+    results.push(outputIds(await collect(run)));
+    sizes.push(read);
+    await engine.close();
+  }
+  assertEquals(results[1], results[0]);
+  assertEquals(results[2], results[0]);
+  assert(sizes[2] < sizes[1] && sizes[1] < sizes[0], `${sizes}`);
+});
+
+Deno.test("engine draws from a caller's own random numbers", async () => {
+  const { engine } = openEngine();
+  let draws = 0;
+  const random = () => (draws++, 0);
+  const options = { temperature: 1, random, maxTokens: 6, unmasking: "sequential" } as const;
+  const drawn = await collect(engine.denoise(promptOf(8), options));
+  const greedy = await collect(
+    engine.denoise(promptOf(8), { maxTokens: 6, unmasking: "sequential" }),
+  );
+  assert(draws > 0);
+  assertEquals(outputIds(drawn), outputIds(greedy), "0 always draws the most likely token");
   await engine.close();
 });

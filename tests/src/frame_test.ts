@@ -5,11 +5,18 @@ import { stopText } from "../../src/stop_text.ts";
 const draft = (block: number, step: number): Frame => ({
   type: "draft",
   block,
+  start: 0,
   step,
   tokens: [],
   text: "",
 });
-const commit = (block: number): Frame => ({ type: "commit", block, text: "x", tokens: [] });
+const commit = (block: number): Frame => ({
+  type: "commit",
+  block,
+  start: 0,
+  text: "x",
+  tokens: [],
+});
 
 async function names(frames: AsyncIterable<Frame>): Promise<string[]> {
   const all: string[] = [];

@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
+import { Tokenizer } from "@huggingface/tokenizers";
 import { EngineError } from "../../src/errors.ts";
 import { randomFrom } from "../../src/random.ts";
 import { loadTokenizer, type TextCodec } from "../../src/tokenizer.ts";
@@ -58,6 +59,71 @@ Deno.test("tokenizer keeps text that looks like a special token as text", () => 
     const ids = codec.encode(text);
     assert(!ids.some((id) => special.has(id)), content);
     assertEquals(codec.decode(ids), text);
+  }
+});
+
+Deno.test("tokenizer finds the special tokens of a text as its library does", () => {
+  const [plain, config] = [["a", " b\n"], readJson("tokenizer_config.json")];
+  const library = new Tokenizer(json, config);
+  const tokens = codec.specialTokens;
+  assertEquals(tokens.length, json.added_tokens.length);
+  for (const token of tokens) {
+    for (const text of [token, `a${token}`, `${token} b`, plain.join(token + token), "plain", ""]) {
+      const ids = text === "" ? [] : library.encode(text, { add_special_tokens: false }).ids;
+      assertEquals(codec.encodeWithSpecials(text), ids);
+    }
+  }
+  const end = tokens[0];
+  const hidden = codec.encodeWithSpecials(`a#b${end}`, (text) => text.replaceAll("#", end));
+  assertEquals(hidden, [...codec.encode(`a${end}b`), 0]);
+});
+
+Deno.test("tokenizer knows which texts have names", () => {
+  assertEquals(codec.namedTokens, {
+    bos_token: "<|endoftext|>",
+    eos_token: "<|endoftext|>",
+    pad_token: "<|pad|>",
+    mask_token: "<|mask|>",
+  });
+  const config = {
+    eos_token: { content: "</s>", lstrip: false },
+    bos_token: null,
+    add_bos_token: true,
+  };
+  assertEquals(loadTokenizer(json, config).namedTokens, { eos_token: "</s>" });
+});
+
+Deno.test("tokenizer lets special tokens take white space, and puts a first space only first", () => {
+  const words = ["<s>", "<s>x", "<pad>", "▁a", "a", "b", "▁", "▁b", "?"];
+  const sentencepiece = {
+    version: "1.0",
+    added_tokens: [
+      { id: 0, content: "<s>", special: true, rstrip: true },
+      { id: 1, content: "<s>x", special: true },
+      { id: 2, content: "<pad>", special: true, lstrip: true, rstrip: true },
+    ],
+    normalizer: null,
+    pre_tokenizer: { type: "Metaspace", replacement: "▁", prepend_scheme: "first", split: true },
+    post_processor: null,
+    model: {
+      type: "BPE",
+      vocab: Object.fromEntries(words.map((word, id) => [word, id])),
+      merges: [["▁", "a"], ["▁", "b"]],
+      unk_token: "?",
+    },
+    decoder: { type: "Metaspace", replacement: "▁", prepend_scheme: "first" },
+  };
+  const codec = loadTokenizer(sentencepiece, {});
+  const library = new Tokenizer(sentencepiece, {});
+  const cases: [string, number[]][] = [
+    ["a<s>b", [3, 0, 5]],
+    ["<s>  b b", [0, 5, 7]],
+    ["a <s>xb", [3, 6, 1, 5]],
+    ["a <pad> b", [3, 2, 5]],
+  ];
+  for (const [text, ids] of cases) {
+    assertEquals(codec.encodeWithSpecials(text), ids, text);
+    assertEquals(library.encode(text, { add_special_tokens: false }).ids, ids, text);
   }
 });
 

@@ -1,4 +1,4 @@
-/** A TextCodec without a vocabulary: ids 0-15 are special, id 16 + b is the byte b. */
+/** A TextCodec without a vocabulary: ids 0-15 are special and written `<|0|>` to `<|15|>`, id 16 + b is the byte b. */
 import type { TextCodec } from "../../src/tokenizer.ts";
 
 const FIRST_BYTE = 16;
@@ -17,8 +17,16 @@ export function byteTokenizer(): TextCodec {
       flush: () => decoder.decode(),
     };
   };
+  const encode = (text: string) =>
+    Array.from(new TextEncoder().encode(text), (byte) => byte + FIRST_BYTE);
   return {
-    encode: (text) => Array.from(new TextEncoder().encode(text), (byte) => byte + FIRST_BYTE),
+    encode,
+    encodeWithSpecials: (text, restore = (text) => text) =>
+      text.split(/<\|(\d|1[0-5])\|>/).flatMap((part, i) =>
+        i % 2 === 1 ? [Number(part)] : encode(restore(part))
+      ),
+    specialTokens: Array.from({ length: FIRST_BYTE }, (_, id) => `<|${id}|>`),
+    namedTokens: { eos_token: "<|2|>", bos_token: "<|6|>" },
     longestToken: 1,
     stream,
     decode(ids) {

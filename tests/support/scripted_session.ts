@@ -4,7 +4,8 @@
  */
 import type { Manifest } from "../../src/manifest.ts";
 import type { Candidates } from "../../src/sampler.ts";
-import type { ForwardInput, ModelSession } from "../../src/session.ts";
+import type { ForwardInput } from "../../src/forward.ts";
+import type { ModelSession } from "../../src/session.ts";
 
 /** Specials of the scripted vocabulary; bytes follow from id 16 on (see byte_tokenizer.ts). */
 export const SCRIPTED_TOKENS = { pad: 0, mask: 1, eos: 2, prefix: 3, suffix: 4, middle: 5 };
@@ -51,18 +52,38 @@ export function scriptedSession(options: ScriptedOptions = {}): ScriptedSession 
   const cache = new Map<number, number[]>();
   let calls = 0, rows = 0, running = false, closed = false;
 
-  const one = (input: ForwardInput): Candidates => {
-    check(input, vocabSize, cache.get(input.slot)?.length ?? 0);
-    const { slot, start, ids, blockLength, keep } = input;
-    const canvas = [...cache.get(slot) ?? [], ...ids];
+  /** Logits of the asked rows over the cache in `slot`, which keeps what the input says. */
+  const rowsOf = (input: ForwardInput, slot: number, ids: readonly number[]) => {
+    const { start, blockLength, blockOffset = 0, keep, cached = start } = input;
+    const held = cache.get(slot) ?? [];
+    check(input, vocabSize, held.length);
+    const canvas = held.slice(0, cached);
+    ids.forEach((id, i) => canvas[start + i] = id);
     const logits = input.rows.map((row) => {
       const position = start + row;
-      const end = (Math.floor(position / blockLength) + 1) * blockLength;
+      const block = Math.floor((position + blockOffset) / blockLength);
+      const end = Number.isFinite(blockLength) ? (block + 1) * blockLength - blockOffset : Infinity;
       return script(canvas.slice(0, end), position);
     });
-    if (keep > 0) cache.set(slot, canvas.slice(0, start + keep));
+    if (keep > 0) {
+      ids.slice(0, keep).forEach((id, i) => held[start + i] = id);
+      cache.set(slot, held);
+    }
+    return logits;
+  };
+
+  const one = (input: ForwardInput): Candidates => {
+    const { slot, ids, guidance, watch = [] } = input;
+    const conditional = rowsOf(input, slot, ids);
+    const unconditional = guidance && rowsOf(input, -1 - slot, guidance.ids);
+    const logits = conditional.map((row, n) =>
+      unconditional === undefined
+        ? row
+        : Array.from(row, (l, id) => l + guidance!.scale * (l - unconditional[n][id]))
+    );
     rows += input.rows.length;
-    return candidatesOf(logits, candidates);
+    const watched = Float32Array.from(logits.flatMap((row) => watch.map((id) => row[id])));
+    return { ...candidatesOf(logits, candidates), watched };
   };
 
   return {
@@ -78,7 +99,7 @@ export function scriptedSession(options: ScriptedOptions = {}): ScriptedSession 
     get closed() {
       return closed;
     },
-    liveSlots: () => [...cache.keys()],
+    liveSlots: () => [...cache.keys()].filter((slot) => slot >= 0),
     cachedIds: (slot) => cache.get(slot) ?? [],
     async forward(inputs) {
       if (closed) throw new Error("forward() on a closed session");
@@ -100,6 +121,7 @@ export function scriptedSession(options: ScriptedOptions = {}): ScriptedSession 
     },
     release(slot) {
       cache.delete(slot);
+      cache.delete(-1 - slot);
       return Promise.resolve();
     },
     close() {
@@ -109,16 +131,14 @@ export function scriptedSession(options: ScriptedOptions = {}): ScriptedSession 
   };
 }
 
-/** What a real session checks, and that `start` is exactly where the slot's cache ends. */
-function check(input: ForwardInput, vocabSize: number, cached: number): void {
-  const { start, ids, blockLength, keep, rows } = input;
-  if (start !== cached) throw new RangeError(`start ${start}, but ${cached} ids are cached`);
-  if (ids.length === 0 || start % blockLength !== 0) {
-    throw new RangeError(`${ids.length} ids at ${start}`);
+/** What a real session checks, and that the slot holds what the input wants to see. */
+function check(input: ForwardInput, vocabSize: number, held: number): void {
+  const { start, ids, keep, rows, cached = start } = input;
+  if (cached > held) throw new RangeError(`wants ${cached} cached ids of ${held}`);
+  if (ids.length === 0 || start > cached && cached > 0) {
+    throw new RangeError(`${ids.length} ids at ${start} behind ${cached}`);
   }
-  if (keep % blockLength !== 0 || keep > ids.length) {
-    throw new RangeError(`cannot keep ${keep} of ${ids.length}`);
-  }
+  if (keep < 0 || keep > ids.length) throw new RangeError(`cannot keep ${keep} of ${ids.length}`);
   if (ids.some((id) => !(id >= 0 && id < vocabSize))) throw new RangeError("alien token id");
   if (rows.some((row) => !(row >= 0 && row < ids.length))) throw new RangeError("alien row");
 }
@@ -131,6 +151,7 @@ export function candidatesOf(rows: readonly ArrayLike<number>[], width: number):
     ids: new Int32Array(rows.length * width),
     logSumExp: new Float32Array(rows.length),
     entropy: new Float32Array(rows.length),
+    watched: new Float32Array(0),
   };
   rows.forEach((row, n) => {
     const logits = Array.from(row);
@@ -196,6 +217,8 @@ export function scriptedManifest(options: {
   readonly bos?: number;
   readonly infill?: boolean;
   readonly vocabSize?: number;
+  /** Facts of another kind of model. */
+  readonly facts?: Partial<Manifest>;
 } = {}): Manifest {
   const { prefix, suffix, middle, mask, eos, pad } = SCRIPTED_TOKENS;
   const file = { bytes: 1, sha256: "0".repeat(64) };
@@ -215,7 +238,6 @@ export function scriptedManifest(options: {
       normEpsilon: 1e-6,
       ropeTheta: 10000,
       qkNorm: true,
-      qkvBias: false,
       tiedEmbeddings: true,
     },
     dtype: "fp32",
@@ -224,10 +246,13 @@ export function scriptedManifest(options: {
     attention: "block-causal",
     cache: "block",
     logitShift: 0,
+    blockGrid: "absolute",
+    blockStart: "denoised",
     blockLength: options.blockLength ?? { default: 8, trained: [1, 2, 4, 8, 16, 32] },
     ...options.infill ? { infill: { prefix, suffix, middle } } : {},
     defaults: {},
     samplePrompts: ["Once upon a time"],
+    ...options.facts,
     files: {
       weights: { path: "weights.safetensors", ...file },
       tokenizer: { path: "tokenizer.json", ...file },

@@ -1,4 +1,4 @@
-/** Reads the reference vectors: recorded logits of public reference code (see the README beside them). */
+/** Reads the reference vectors: recorded logits and generations of public reference code (see the README beside them). */
 import { parseSafetensors } from "../../src/safetensors.ts";
 
 const ROOT = Deno.env.get("CINNABAR_VECTORS") ??
@@ -12,31 +12,40 @@ export interface ForwardCase {
   readonly attention: {
     readonly type: "bidirectional" | "block-causal";
     readonly block_size?: number;
+    /** 1: the key is visible */
     readonly key_mask?: number[][];
+    /** Keys and values of these ids, computed alone, stand before the input. */
     readonly prefix_ids?: number[][];
     readonly cached?: boolean;
+    /** Keys and values of these ids, computed in one call, of which `cache_slice` stays or `replace` is replaced. */
+    readonly cache_from_ids?: number[][];
+    readonly cache_slice?: [number, number];
+    /** The same for one block behind the prefix. */
+    readonly block_cache_from_ids?: number[][];
+    readonly replace?: [number, number];
   };
   readonly logits: string;
+  readonly compare_mask?: number[][];
 }
 
-/** One recorded generation: the whole canvas before the first and after every denoising call. */
+/** One recorded generation: the whole canvas of each row before the first and after every call. */
 export interface Trace {
   readonly name: string;
   readonly sampler: string;
-  readonly params: {
-    readonly block_length: number;
-    readonly denoising_steps: number;
-    readonly remasking_strategy?: "low_confidence_dynamic" | "low_confidence_static" | "sequential";
-    readonly confidence_threshold?: number;
-    readonly threshold?: number;
-    readonly stop_ids: readonly number[];
-  };
+  // the arguments of the reference code, whose names differ from sampler to sampler; see trace_options.ts
+  // deno-lint-ignore no-explicit-any
+  readonly params: Record<string, any>;
   readonly prompts: readonly number[][];
+  readonly attention_mask?: readonly number[][];
+  readonly uniforms?: readonly number[][];
+  readonly forward_calls: { readonly total: number; readonly [kind: string]: number };
   readonly states: readonly number[][][];
+  readonly final: readonly number[][];
 }
 
 /** The vectors of one folder. */
 export interface Vectors {
+  readonly name: string;
   readonly folder: string;
   readonly forward: readonly ForwardCase[];
   readonly traces: readonly Trace[];
@@ -46,11 +55,29 @@ export interface Vectors {
 
 /** Whether the reference vectors are on this machine, and the folder they were looked for in. */
 export function vectorsAvailable(): { readonly ok: boolean; readonly root: string } {
+  return { ok: vectorFolders().length > 0, root: ROOT };
+}
+
+/** Names of all folders with a checkpoint and its vectors. */
+export function vectorFolders(): string[] {
+  const isFile = (path: string) => {
+    try {
+      return Deno.statSync(path).isFile;
+    } catch {
+      return false;
+    }
+  };
   try {
-    return { ok: Deno.statSync(ROOT).isDirectory, root: ROOT };
+    return [...Deno.readDirSync(ROOT)].map((entry) => entry.name).sort()
+      .filter((name) => isFile(`${ROOT}/${name}/vectors.json`));
   } catch {
-    return { ok: false, root: ROOT };
+    return [];
   }
+}
+
+/** The recorded transfer schedules. */
+export function readSchedules() {
+  return JSON.parse(Deno.readTextFileSync(`${ROOT}/schedules/schedules.json`));
 }
 
 /** Opens one folder of the reference vectors. */
@@ -60,6 +87,7 @@ export function openVectors(name: string): Vectors {
   const file = Deno.readFileSync(`${folder}/expected.safetensors`);
   const header = parseSafetensors(file, "expected.safetensors");
   return {
+    name,
     folder,
     forward,
     traces,

@@ -8,15 +8,16 @@ LABELS = {"ar": "autoregressive", "bd4": "block 4", "bd8": "block 8", "bd16": "b
 COLOURS = {"ar": "#6b7280", "bd4": "#b91c1c", "bd8": "#e2551f", "bd16": "#d99a16", "bd32": "#7c3aed"}
 
 
-def read(path):
+def read(*paths):
     """Log rows in order; a resumed leg overrules the lines its predecessor wrote after the last checkpoint."""
     rows = []
-    with open(path) as f:
-        for line in f:
-            r = json.loads(line)
-            if r["kind"] == "leg":
-                rows = [x for x in rows if x.get("step", 0) <= r["step"]]
-            rows.append(r)
+    for path in paths:
+        with open(path) as f:
+            for line in f:
+                r = json.loads(line)
+                if r["kind"] == "leg":
+                    rows = [x for x in rows if x.get("step", 0) <= r["step"]]
+                rows.append(r)
     return rows
 
 
@@ -28,18 +29,16 @@ def smooth(points, share=0.25):
     return out
 
 
-def main():
-    if len(sys.argv) != 3:
-        sys.exit("usage: plot.py LOG_JSONL OUT_SVG")
-    rows = read(sys.argv[1])
+def draw(rows, path):
     train = [r for r in rows if r["kind"] == "train"]
     if not train:
-        sys.exit(f"{sys.argv[1]}: no training lines to draw")
+        sys.exit(f"{path}: no training lines to draw")
     curves = {k: smooth([(r["tokens"] / 1e6, r["loss"][k]) for r in train if k in r["loss"]]) for k in COLOURS}
     held = {k: [(r["tokens"] / 1e6, r["nats"][k]) for r in rows if r["kind"] == "eval" and k in r["nats"]] for k in COLOURS}
     right = max(r["tokens"] for r in rows if "tokens" in r) / 1e6
     values = [y for c in (*curves.values(), *held.values()) for _, y in c]
-    low, high = math.floor(min(values) * 2) / 2, min(6.5, math.ceil(max(values) * 2) / 2)
+    low = math.floor(min(values) * 2) / 2
+    high = max(low + 0.5, min(6.5, math.ceil(max(values) * 2) / 2))
     x = lambda t: LEFT + t / right * (WIDTH - LEFT - RIGHT)
     y = lambda v: TOP + (high - min(v, high)) / (high - low) * (HEIGHT - TOP - BOTTOM)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, sans-serif" font-size="12">',
@@ -64,8 +63,14 @@ def main():
     for at, k in ends:
         where = x(curves[k][-1][0]) + 8 if k != "ar" else x(curves[k][-1][0]) + 6
         out.append(f'<text x="{where:.1f}" y="{at + 4:.1f}" fill="{COLOURS[k]}">{LABELS[k]}</text>')
-    with open(sys.argv[2], "w") as f:
+    with open(path, "w") as f:
         f.write("\n".join(out) + "\n</svg>\n")
+
+
+def main():
+    if len(sys.argv) != 3:
+        sys.exit("usage: plot.py LOG_JSONL OUT_SVG")
+    draw(read(sys.argv[1]), sys.argv[2])
 
 
 if __name__ == "__main__":

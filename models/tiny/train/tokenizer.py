@@ -68,8 +68,8 @@ class Tokenizer:
         return bytes(self.byte[ch] for i in ids if i > 15 for ch in self.back[i]).decode("utf-8", "replace")
 
 
-def truncate(source, target, size):
-    """Write the tokenizer of folder `source`, cut to its first `size` ids, into folder `target`."""
+def truncate(source, target, size, length=512):
+    """Write the tokenizer of folder `source`, cut to its first `size` ids, into folder `target`; length: the model's context."""
     with open(os.path.join(source, "tokenizer.json"), encoding="utf-8") as f:
         j = json.load(f)
     model = j["model"]
@@ -79,7 +79,7 @@ def truncate(source, target, size):
     model["merges"] = [m for m in model["merges"] if m[0] + m[1] in model["vocab"]]
     with open(os.path.join(source, "tokenizer_config.json"), encoding="utf-8") as f:
         config = json.load(f)
-    config["model_max_length"] = 512
+    config["model_max_length"] = length
     config["bos_token"] = "<|endoftext|>"
     config["add_bos_token"] = True                                     # every document began with it in training
     config.pop("chat_template", None)                                  # the model never saw a chat
