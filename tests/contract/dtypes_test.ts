@@ -111,7 +111,7 @@ Deno.test({
   fn: async () => {
     // over all documents: see models/README.md
     const bounds: Readonly<Partial<Record<Dtype, readonly [share: number, divergence: number]>>> = {
-      q4: [0.85, 0.06],
+      q4: [0.92, 0.015],
       w8a8: [0.97, 0.003],
       q8: [0.98, 0.001],
       fp16: [0.995, 1e-5],
