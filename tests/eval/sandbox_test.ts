@@ -61,7 +61,7 @@ Deno.test("runScript() passes only what ran to its end", async () => {
 
 Deno.test({
   name: "runBounded() ends everything that the program started",
-  ignore: Deno.build.os === "windows",
+  ignore: Deno.build.os !== "linux", // it looks into /proc
   fn: async () => {
     const folder = await Deno.makeTempDir();
     try {
@@ -73,10 +73,10 @@ Deno.test({
       });
       assertEquals(verdict.outcome, "time");
       const pid = (await Deno.readTextFile(`${folder}/pid`)).trim();
-      const { stdout } = await new Deno.Command("ps", { args: ["-o", "stat=", "-p", pid] })
-        .output();
-      const state = new TextDecoder().decode(stdout).trim();
-      assert(state === "" || state.startsWith("Z"), `${pid} is ${state}`);
+      // A zombie has ended too: nobody has collected it yet.
+      const stat = await Deno.readTextFile(`/proc/${pid}/stat`).catch(() => "");
+      const state = stat.replace(/.*\) /, "").slice(0, 1);
+      assert(state === "" || state === "Z", `${pid} is ${state}`);
     } finally {
       await Deno.remove(folder, { recursive: true });
     }
