@@ -33,10 +33,7 @@ export interface Scorer {
   close(): Promise<void>;
 }
 
-/** Elements of a pass's whole rows of logits: bounds memory, at 12 bytes each and their copies. */
-const MOST_LOGITS = 8_000_000;
-
-/** Opens a model for scoring: its head returns the whole vocabulary, so that every token's probability is exact. */
+/** Opens a model for scoring; it is asked for the logits of the tokens that stand in the text, whose probabilities are exact. */
 export async function openScorer(
   { manifest, weights, tokenizerJson, tokenizerConfig }: Bundle,
   options: { readonly backends: readonly BackendName[]; readonly threads: number },
@@ -49,20 +46,14 @@ export async function openScorer(
     );
   }
   const codec = loadTokenizer(tokenizerJson, tokenizerConfig);
-  const { vocabSize, contextLength } = manifest.architecture;
+  const { contextLength } = manifest.architecture;
   const session = await openSession({
     manifest,
     weights,
     backends: options.backends,
     options: { threads: options.threads, softwareAdapter: options.backends[0] === "webgpu" },
-    candidates: vocabSize,
   });
-  const { trained, default: usual } = manifest.blockLength;
-  const longest = Math.max(...trained ?? [Number(usual)]);
-  const batch = Math.max(
-    1,
-    Math.min(session.batch, Math.floor(MOST_LOGITS / (vocabSize * longest))),
-  );
+  const { batch } = session;
   return {
     batch,
     async score(texts, blockLength, draws) {
@@ -111,7 +102,7 @@ function cutWindows(
 /** One block of one window with one draw of masks. */
 interface Draw {
   readonly slot: number;
-  readonly input: ForwardInput;
+  readonly input: ForwardInput & { readonly watch: readonly number[] };
   /** Clean ids at `input.rows`. */
   readonly targets: readonly number[];
   /** What each target's cross-entropy counts. */
@@ -145,6 +136,7 @@ async function scoreWindows(
           blockLength,
           keep: settled.length,
           rows: masked.map((position) => settled.length + position),
+          watch: [...new Set(masked.map((position) => ids[start + position]))],
         };
         cached[slot] = start;
         const room = blockLength - (block === 0 ? given : 0);
@@ -153,12 +145,11 @@ async function scoreWindows(
       });
       if (passes.length === 0) continue;
       const candidates = await session.forward(passes.map(({ input }) => input));
-      passes.forEach(({ slot, targets, weight }, p) => {
-        const { ids, logits, logSumExp, width } = candidates[p];
+      passes.forEach(({ slot, input: { watch }, targets, weight }, p) => {
+        const { watched, logSumExp } = candidates[p];
         targets.forEach((target, n) => {
-          const at = ids.subarray(n * width, (n + 1) * width).indexOf(target);
-          if (at < 0) throw new RangeError(`token ${target} is not among all ${width} candidates`);
-          nats[slot][draw] += weight * (logSumExp[n] - logits[n * width + at]);
+          const logit = watched[n * watch.length + watch.indexOf(target)];
+          nats[slot][draw] += weight * (logSumExp[n] - logit);
         });
       });
     }
