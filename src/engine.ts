@@ -288,7 +288,8 @@ export async function loadEngine(
   source: string | URL | Bundle,
   options: EngineOptions = {},
 ): Promise<Engine> {
-  const bundle = typeof source === "string" || source instanceof URL
+  const loadedHere = typeof source === "string" || source instanceof URL;
+  const bundle = loadedHere
     ? await loadBundle(source, { onProgress: options.onProgress, cacheDir: options.cacheDir })
     : source;
   const backend = options.backend ?? "auto";
@@ -311,6 +312,8 @@ export async function loadEngine(
   };
   const codec = loadTokenizer(bundle.tokenizerJson, bundle.tokenizerConfig);
   const inWorker = options.worker ?? typeof Worker !== "undefined";
-  const session = await (inWorker ? openRemoteSession(plan) : openSession(plan));
+  const session = await (inWorker
+    ? openRemoteSession(plan, { handOver: loadedHere }) // a caller's bundle stays whole
+    : openSession(plan));
   return new Engine(bundle.manifest, codec, session, options);
 }

@@ -38,9 +38,13 @@ type Unnumbered<T> = T extends unknown ? Omit<T, "call"> : never;
 /**
  * Opens a session in a new Worker.
  *
+ * @param options.handOver give the weights away: they move to the Worker, and the plan's array is empty afterwards
  * @throws {EngineError} as openSession
  */
-export async function openRemoteSession(plan: SessionPlan): Promise<ModelSession> {
+export async function openRemoteSession(
+  plan: SessionPlan,
+  options: { readonly handOver: boolean },
+): Promise<ModelSession> {
   const worker = new Worker(new URL("./session_worker.ts", import.meta.url), { type: "module" });
   const pending = new Map<number, {
     resolve(response: WorkerResponse): void;
@@ -64,19 +68,24 @@ export async function openRemoteSession(plan: SessionPlan): Promise<ModelSession
     event.preventDefault();
     fail(new EngineError("backend_failed", `the model's Worker died: ${event.message}`));
   };
-  const ask = (request: Unnumbered<WorkerRequest>): Promise<WorkerResponse> => {
+  const ask = (
+    request: Unnumbered<WorkerRequest>,
+    transfer: Transferable[] = [],
+  ): Promise<WorkerResponse> => {
     if (dead !== undefined) return Promise.reject(dead);
     const call = calls++;
     return new Promise((resolve, reject) => {
       pending.set(call, { resolve, reject });
-      worker.postMessage({ ...request, call });
+      worker.postMessage({ ...request, call }, transfer);
     });
   };
   const unexpected = () => new EngineError("backend_failed", "the Worker's answer does not fit");
 
   let facts: SessionFacts;
   try {
-    const response = await ask({ method: "open", plan });
+    const { buffer } = plan.weights;
+    const owned = options.handOver && buffer instanceof ArrayBuffer;
+    const response = await ask({ method: "open", plan }, owned ? [buffer] : []);
     if (!("opened" in response)) throw unexpected();
     facts = response.opened;
   } catch (error) {

@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { createApp } from "../../routes/mod.ts";
-import { loadEngine } from "../../src/mod.ts";
+import { loadBundle, loadEngine } from "../../src/mod.ts";
 import { TINY } from "../support/tiny.ts";
 
 Deno.test({
@@ -30,5 +30,23 @@ Deno.test({
     // the promise is about our event loop; one answer in twenty may be the machine's noise
     const slow = waits.filter((ms) => ms >= 50);
     assert(slow.length <= waits.length / 20, `${slow.length} of ${waits.length}: ${slow}`);
+  },
+});
+
+Deno.test({
+  name: "loadEngine() leaves a caller's bundle whole: it serves a second engine",
+  sanitizeOps: false,
+  sanitizeResources: false,
+  fn: async () => {
+    const bundle = await loadBundle(TINY);
+    const texts: string[] = [];
+    for (let engines = 0; engines < 2; engines++) {
+      await using engine = await loadEngine(bundle, { backend: "wasm", threads: 1 });
+      texts.push((await engine.generate("function ", { maxTokens: 12 })).text);
+    }
+    assertEquals(bundle.weights.length, bundle.manifest.files.weights.bytes);
+    assertEquals(texts[0], texts[1]);
+    await using own = await loadEngine(TINY, { backend: "wasm", threads: 1 }); // this one is handed over
+    assertEquals((await own.generate("function ", { maxTokens: 12 })).text, texts[0]);
   },
 });
