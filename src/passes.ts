@@ -37,8 +37,8 @@ export interface Pass extends Span {
 
 /** The passes of one sequence. */
 export interface Passes {
-  /** Whether the next pass only caches a part of the prompt. */
-  prefilling(view: PassView): boolean;
+  /** Whether the next pass, before `block` can be denoised, only caches a part of the prompt. */
+  prefilling(block: Span): boolean;
   next(view: PassView): Pass;
   /** Tells that a pass was run. */
   taken(pass: Pass, view: PassView): void;
@@ -62,12 +62,11 @@ function blockPasses({ grid, logitShift, approximateCache }: PassFacts): Passes 
   /** end of the block whose unfinished keys and values lie behind them, for the approximate cache */
   let stored = -1;
   const dual = approximateCache === "dual";
-  const prefilling = ({ block }: PassView) => block.start - cached > PREFILL_CHUNK;
+  const prefilling = (block: Span) => block.start - cached > PREFILL_CHUNK;
   return {
     prefilling,
-    next(view) {
-      const { length, block, subBlock, open, lead } = view;
-      if (prefilling(view)) {
+    next({ length, block, subBlock, open, lead }) {
+      if (prefilling(block)) {
         const end = Math.max(
           blockAt(grid, cached + PREFILL_CHUNK, length).start,
           blockAt(grid, cached, length).end,

@@ -77,14 +77,17 @@ export function makeSampler(
     const flat = temperature === 0 || temperature === 1;
     const scale = temperature === 0 ? 1 : temperature;
     const weightOf = (k: number) => Math.exp((logits[k] - logits[allowed[0]]) / scale);
-    const total = flat
-      ? Math.exp(model.logSumExp - logits[allowed[0]])
-      : allowed.reduce((sum, k) => sum + weightOf(k), 0);
-    const kept = head(allowed.slice(0, topK), weightOf, topP * total);
+    const cut = () => {
+      const total = flat
+        ? Math.exp(model.logSumExp - logits[allowed[0]])
+        : allowed.reduce((sum, k) => sum + weightOf(k), 0);
+      return head(allowed.slice(0, topK), weightOf, topP * total);
+    };
+    // the surest token with the model's own confidence, which is most of all sampling, needs no cut
+    const kept = temperature > 0 || confidenceOf === "sampling" ? cut() : allowed;
     const chosen = temperature === 0 ? allowed[0] : draw(kept, weightOf, random());
     if (confidenceOf === "sampling") {
-      const cut = kept.length < allowed.length;
-      return cut || !flat
+      return kept.length < allowed.length || !flat
         ? amongKept(kept, weightOf, chosen, ids[chosen])
         : byModel(candidates, allowed, chosen, model);
     }

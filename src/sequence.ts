@@ -102,7 +102,7 @@ export class Sequence {
 
   /** Whether the next pass only caches a part of the prompt. */
   get prefilling(): boolean {
-    return this.#passes.prefilling(this.#view());
+    return this.#passes.prefilling(this.#block);
   }
 
   /** What the next forward pass needs. */

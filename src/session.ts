@@ -48,8 +48,6 @@ export interface SessionPlan {
   /** Backends to try, in order. */
   readonly backends: readonly BackendName[];
   readonly options: BackendOptions;
-  /** Candidates of each row; measurements ask for the whole vocabulary. */
-  readonly candidates?: number;
 }
 
 /** A vector of indices; the graph needs at least one. */
@@ -66,7 +64,7 @@ function indices(values: readonly number[]): HostTensor {
 export async function openSession(plan: SessionPlan): Promise<ModelSession> {
   const backend = await openBackend(plan.backends, plan.options);
   const { architecture } = plan.manifest;
-  const candidates = Math.min(plan.candidates ?? CANDIDATES, architecture.vocabSize);
+  const candidates = Math.min(CANDIDATES, architecture.vocabSize);
   const layout = new WeightLayout(
     parseSafetensors(plan.weights, plan.manifest.files.weights.path),
     plan.weights,

@@ -135,7 +135,7 @@ export class WeightLayout {
       ], { to: DATA_TYPE.float32 });
       const centred = graph.node("Sub", [levels, graph.constant("float32", [ZERO_POINT], [])]);
       const scales = graph.node("Gather", [
-        this.#inPlace(graph, "embed.scales", [rows, 1], "embed.columnOfScales"),
+        this.#inPlace(graph, "embed.scales", [rows, 1], { name: "embed.columnOfScales" }),
         ids,
       ], { axis: 0 });
       return graph.node("Mul", [centred, scales]);
@@ -143,7 +143,7 @@ export class WeightLayout {
     // the same bytes as the head's matrix, seen as rows
     const table = [rows, matrix.info.length / rows];
     return graph.node("GatherBlockQuantized", [
-      this.#inPlace(graph, "embed.weight", table, "embed.table"),
+      this.#inPlace(graph, "embed.weight", table, { name: "embed.table" }),
       ids,
       ...this.#scales(graph, matrix),
     ], {
@@ -204,7 +204,7 @@ export class WeightLayout {
     const dims = [rows, blocks, bytes / rows / blocks];
     return graph.node("MatMulNBits", [
       x,
-      this.#partInPlace(graph, `${name}.weight`, dims, matrix.part),
+      this.#inPlace(graph, `${name}.weight`, dims, { part: matrix.part }),
       ...this.#scales(graph, matrix),
     ], {
       K: columns,
@@ -219,9 +219,9 @@ export class WeightLayout {
   #scales(graph: GraphBuilder, { name, form, shape, part }: Matrix): string[] {
     const dims = [shape[0], shape[1] / QUANTIZATION_BLOCK];
     if (form === "w8a8") return [this.#repeatedScales(graph, name, dims, part)];
-    const scales = this.#partInPlace(graph, `${name}.scales`, dims, part);
+    const scales = this.#inPlace(graph, `${name}.scales`, dims, { part });
     if (form === "q8") return [scales];
-    return [scales, this.#partInPlace(graph, `${name}.zeros`, [dims[0], dims[1] / 2], part)];
+    return [scales, this.#inPlace(graph, `${name}.zeros`, [dims[0], dims[1] / 2], { part })];
   }
 
   /** The scale of each row, once for each of its blocks. */
@@ -320,32 +320,29 @@ export class WeightLayout {
     return { name, info, form, shape, use: use === "dequantized" ? "float" : use };
   }
 
-  /** A tensor of the file, under its own name or another where the same bytes are seen in two shapes. */
-  #inPlace(graph: GraphBuilder, tensor: string, dims: readonly number[], name = tensor): string {
+  /**
+   * A tensor of the file, or the rows of one part of it; under its own name or another where the same bytes are seen in two
+   * shapes.
+   */
+  #inPlace(
+    graph: GraphBuilder,
+    tensor: string,
+    dims: readonly number[],
+    { part, name = part === undefined ? tensor : `${tensor}.${part.index}` }: {
+      readonly part?: Part | undefined;
+      readonly name?: string;
+    } = {},
+  ): string {
     return this.#once(name, () => {
       const { dtype, offset, length } = this.#info(tensor);
       const type: DataType | undefined = ELEMENT[dtype];
       if (type === undefined) {
         throw new EngineError("bundle_invalid", `the weights file has ${tensor} as ${dtype}`);
       }
-      return graph.initializer(name, type, dims, { path: WEIGHTS_FILE, offset, length });
-    });
-  }
-
-  /** The same for the rows of one part. */
-  #partInPlace(
-    graph: GraphBuilder,
-    tensor: string,
-    dims: readonly number[],
-    part: Part | undefined,
-  ): string {
-    if (part === undefined) return this.#inPlace(graph, tensor, dims);
-    const name = `${tensor}.${part.index}`;
-    return this.#once(name, () => {
-      const { offset, length } = this.#info(tensor);
-      const each = length / part.count;
-      const range = { path: WEIGHTS_FILE, offset: offset + part.index * each, length: each };
-      return graph.initializer(name, tensor.endsWith("scales") ? "float32" : "uint8", dims, range);
+      const { index, count } = part ?? { index: 0, count: 1 };
+      const bytes = length / count;
+      const range = { path: WEIGHTS_FILE, offset: offset + index * bytes, length: bytes };
+      return graph.initializer(name, type, dims, range);
     });
   }
 
