@@ -12,6 +12,7 @@ import { openSession } from "../../src/session.ts";
 import { loadTokenizer } from "../../src/tokenizer.ts";
 import { convertedBundle } from "../support/checkpoint.ts";
 import { floatBundle, TINY, unpackCheckpoint } from "../support/tiny.ts";
+import { wholeLogits } from "../support/whole_logits.ts";
 
 const BLOCK_LENGTH = 16;
 
@@ -74,19 +75,12 @@ export async function logProbabilities(
     weights,
     backends: [backend],
     options: { threads: 2, softwareAdapter: true },
-    candidates: vocabSize,
   });
   const rows: Float32Array[] = [];
   try {
     for (const { input } of passes) {
-      const [{ ids, logits, logSumExp }] = await session.forward([input]);
-      logSumExp.forEach((lse, n) => {
-        const row = new Float32Array(vocabSize);
-        for (let at = n * vocabSize; at < (n + 1) * vocabSize; at++) {
-          row[ids[at]] = logits[at] - lse;
-        }
-        rows.push(row);
-      });
+      const found = await wholeLogits(session, input, vocabSize);
+      found.rows.forEach((row, n) => rows.push(row.map((logit) => logit - found.logSumExp[n])));
     }
   } finally {
     await session.close();

@@ -16,6 +16,7 @@ import { convertedBundle, writeCheckpoint } from "../support/checkpoint.ts";
 import { dequantizedBundle } from "../support/dequantized.ts";
 import { available } from "../support/require.ts";
 import { unpackCheckpoint } from "../support/tiny.ts";
+import { wholeLogits } from "../support/whole_logits.ts";
 
 /** Every logit [rows, vocabSize] of one pass over a cached prefix. */
 async function logits({ manifest, weights }: Bundle, backend: BackendName): Promise<Float32Array> {
@@ -25,19 +26,15 @@ async function logits({ manifest, weights }: Bundle, backend: BackendName): Prom
     weights,
     backends: [backend],
     options: { threads: 2, softwareAdapter: true },
-    candidates: vocabSize,
   });
   const ids = Array.from({ length: 24 }, (_, i) => (i * 37 + 5) % vocabSize);
   const common = { slot: 0, blockLength: 8 };
   await session.forward([{ ...common, start: 0, ids: ids.slice(0, 16), keep: 16, rows: [] }]);
   const rows = [0, 1, 2, 3, 4, 5, 6, 7];
-  const [found] = await session.forward([
-    { ...common, start: 16, ids: ids.slice(16), keep: 0, rows },
-  ]);
+  const input = { ...common, start: 16, ids: ids.slice(16), keep: 0, rows };
+  const found = await wholeLogits(session, input, vocabSize);
   await session.close();
-  const out = new Float32Array(rows.length * vocabSize);
-  found.ids.forEach((id, i) => out[Math.floor(i / vocabSize) * vocabSize + id] = found.logits[i]);
-  return out;
+  return Float32Array.from(found.rows.flatMap((row) => [...row]));
 }
 
 const rms = (values: Float32Array) =>

@@ -1,17 +1,15 @@
 /** A mixture of experts on every backend against its definition in plain loops. */
 import { assert, assertEquals } from "@std/assert";
-import { openBackend } from "../../src/backend/backend.ts";
 import { ENCODERS } from "../../src/convert/encode.ts";
 import { mixture } from "../../src/graph/feed_forward.ts";
-import { GraphBuilder } from "../../src/graph/onnx.ts";
 import { storedForm, type StoredTensor, storedTensors } from "../../src/graph/storage.ts";
-import { WeightLayout } from "../../src/graph/weights.ts";
 import { type Architecture, type Dtype, DTYPES, type Experts } from "../../src/manifest.ts";
 import { randomFrom } from "../../src/random.ts";
 import { encodeHeader, parseSafetensors } from "../../src/safetensors.ts";
 import { testBackends } from "../support/backends.ts";
 import { denseTensor } from "../support/dequantized.ts";
 import { available } from "../support/require.ts";
+import { openGraph } from "../support/run_graph.ts";
 import { scriptedManifest } from "../support/scripted_session.ts";
 
 const HIDDEN = 64, TOKENS = 33;
@@ -150,28 +148,17 @@ for (const { name, ok, why } of await testBackends()) {
           };
           const tensors = tensorsOf(experts);
           const file = fileOf(tensors, form);
-          const backend = await openBackend([name], { threads: 1, softwareAdapter: true });
-          const layout = new WeightLayout(parseSafetensors(file, "w"), file, backend);
-          const graph = new GraphBuilder("mixture");
-          graph.input("x", "float32", ["T", HIDDEN]);
-          const y = mixture(graph, layout, "x", { layer: 0, architecture, experts });
-          graph.node("Identity", [y], {}, { outputs: ["y"] });
-          graph.output("y", "float32", ["T", HIDDEN]);
-          const runner = await backend.open({
-            model: graph.finish(),
-            files: layout.externalFiles(),
-            pastInputs: [],
-            newOutputs: [],
-            width: 1,
+          const opened = await openGraph(name, file, (graph, layout) => {
+            graph.input("x", "float32", ["T", HIDDEN]);
+            const y = mixture(graph, layout, "x", { layer: 0, architecture, experts });
+            graph.node("Identity", [y], {}, { outputs: ["y"] });
+            graph.output("y", "float32", ["T", HIDDEN]);
           });
           const random = randomFrom(9);
           for (const count of [TOKENS, 1]) {
             const x = new Float32Array(count * HIDDEN).map(() => (random() - 0.5) * 4);
-            const { y: { data } } = await runner.run({
-              inputs: { x: { type: "float32", dims: [count, HIDDEN], data: x } },
-              past: { slots: [0], length: 0 },
-              outputs: ["y"],
-              append: [],
+            const data = await opened.run({
+              x: { type: "float32", dims: [count, HIDDEN], data: x },
             });
             assertEquals(data.length, x.length);
             let most = 0, worst = 0;
@@ -186,7 +173,7 @@ for (const { name, ok, why } of await testBackends()) {
             const tolerance = mixed && name === "native" ? 2e-2 : 1e-4;
             assert(worst <= tolerance * most, `${worst} apart, the largest is ${most}`);
           }
-          await runner.close();
+          await opened.close();
         },
       });
     }

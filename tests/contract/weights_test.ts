@@ -1,16 +1,15 @@
 /** Every storage form on every backend: one matrix times a few rows, and rows of an embedding, against plain arithmetic. */
 import { assert, assertEquals } from "@std/assert";
-import { type BackendName, type HostTensor, openBackend } from "../../src/backend/backend.ts";
+import type { BackendName, HostTensor } from "../../src/backend/backend.ts";
 import { ENCODERS } from "../../src/convert/encode.ts";
-import { GraphBuilder } from "../../src/graph/onnx.ts";
 import { formOf, storedForm, storedTensors } from "../../src/graph/storage.ts";
-import { WeightLayout } from "../../src/graph/weights.ts";
 import { type Dtype, DTYPES } from "../../src/manifest.ts";
 import { randomFrom } from "../../src/random.ts";
 import { encodeHeader, parseSafetensors } from "../../src/safetensors.ts";
 import { testBackends } from "../support/backends.ts";
 import { denseTensor } from "../support/dequantized.ts";
 import { available } from "../support/require.ts";
+import { openGraph } from "../support/run_graph.ts";
 
 const ROWS = 64, COLUMNS = 192, INPUTS = 7;
 
@@ -49,25 +48,13 @@ function inputs(): Float32Array {
 async function run(
   name: BackendName,
   file: Uint8Array,
-  build: (graph: GraphBuilder, layout: WeightLayout) => void,
+  build: Parameters<typeof openGraph>[2],
   feeds: Record<string, HostTensor>,
 ): Promise<Float32Array> {
-  const backend = await openBackend([name], { threads: 1, softwareAdapter: true });
-  const layout = new WeightLayout(parseSafetensors(file, "weights.safetensors"), file, backend);
-  const graph = new GraphBuilder("matrix");
-  build(graph, layout);
-  const runner = await backend.open({
-    model: graph.finish(),
-    files: layout.externalFiles(),
-    pastInputs: [],
-    newOutputs: [],
-    width: 1,
-  });
-  const past = { slots: [], length: 0 };
-  const { y } = await runner.run({ inputs: feeds, past, outputs: ["y"], append: [] });
-  await runner.close();
-  if (y.type !== "float32") throw new TypeError(y.type);
-  return y.data;
+  const { run, close } = await openGraph(name, file, build);
+  const y = await run(feeds);
+  await close();
+  return y;
 }
 
 const levels = (x: Float32Array) => {

@@ -1,6 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { loadBundle } from "../../src/loader.ts";
 import { writeCheckpoint } from "../support/checkpoint.ts";
+import { inTempFolder } from "../support/temp_folder.ts";
 
 async function run(...args: string[]) {
   const cli = new URL("../../src/convert/cli.ts", import.meta.url).pathname;
@@ -9,15 +10,6 @@ async function run(...args: string[]) {
   }).output();
   const text = new TextDecoder();
   return { code, stdout: text.decode(stdout), stderr: text.decode(stderr) };
-}
-
-async function inTempFolder(body: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir();
-  try {
-    await body(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
 }
 
 Deno.test("the convert command writes a bundle that loads, with plain lines off a terminal", () =>

@@ -8,15 +8,7 @@ import { loadBundle } from "../../src/loader.ts";
 import { randomFrom } from "../../src/random.ts";
 import { parseSafetensors } from "../../src/safetensors.ts";
 import { writeCheckpoint } from "../support/checkpoint.ts";
-
-async function inTempFolder(run: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir();
-  try {
-    await run(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
+import { inTempFolder } from "../support/temp_folder.ts";
 
 Deno.test("quantize() stays within half a step of every weight, and round-trips its own output", () => {
   const random = randomFrom(1);

@@ -13,15 +13,7 @@ import { randomFrom } from "../../src/random.ts";
 import { encodeHeader, parseSafetensors } from "../../src/safetensors.ts";
 import { writeCheckpoint } from "../support/checkpoint.ts";
 import { denseTensor } from "../support/dequantized.ts";
-
-async function inTempFolder(run: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir();
-  try {
-    await run(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
+import { inTempFolder } from "../support/temp_folder.ts";
 
 /** Every matrix in one form, the family's exceptions too. */
 const everything = (dtype: Dtype): Precision => ({ [dtype]: { "*": dtype } });

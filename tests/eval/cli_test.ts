@@ -3,6 +3,7 @@ import { convertCheckpoint } from "../../src/convert/convert.ts";
 import { type EvalOptions, type EvalProgress, evaluate } from "../../src/eval/evaluate.ts";
 import { EngineError } from "../../src/mod.ts";
 import { TINY, unpackCheckpoint } from "../support/tiny.ts";
+import { inTempFolder } from "../support/temp_folder.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 const fixture = (name: string) => new URL(`fixtures/${name}`, import.meta.url).pathname;
@@ -22,15 +23,6 @@ async function run(...args: string[]) {
   const { code, stdout, stderr } = await command(args).output();
   const text = new TextDecoder();
   return { code, stdout: text.decode(stdout), stderr: text.decode(stderr) };
-}
-
-async function inTempFolder(body: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir();
-  try {
-    await body(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
 }
 
 const OPTIONS: EvalOptions = {

@@ -9,6 +9,7 @@ import {
   type Written,
 } from "../../src/eval/store.ts";
 import { EngineError } from "../../src/mod.ts";
+import { inTempFolder } from "../support/temp_folder.ts";
 
 const written = (task: string, outcome: Written["outcome"], tokens: number): Written => ({
   run: "r",
@@ -30,15 +31,6 @@ const scored = (task: string, nats: number[], bytes: number): Scored => ({
   nats,
   bytes,
 });
-
-async function inTempFolder(body: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir();
-  try {
-    await body(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
 
 Deno.test("summarise() weighs tokens per forward by pass, and tells how tasks ended", () => {
   const results = [

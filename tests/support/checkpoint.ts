@@ -6,7 +6,8 @@ import type { Dtype } from "../../src/manifest.ts";
 import { randomFrom } from "../../src/random.ts";
 import { encodeHeader } from "../../src/safetensors.ts";
 
-const TOKENIZER = {
+/** tokenizer.json of a checkpoint whose text nobody reads. */
+export const TOKENIZER = {
   version: "1.0",
   added_tokens: [{ id: 0, content: "<|endoftext|>", special: true }],
   model: { type: "BPE", vocab: { "<|endoftext|>": 0 }, merges: [] },

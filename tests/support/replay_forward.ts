@@ -2,6 +2,7 @@
 import type { ForwardInput } from "../../src/forward.ts";
 import type { ModelSession } from "../../src/session.ts";
 import type { ForwardCase } from "./vectors.ts";
+import { wholeLogits } from "./whole_logits.ts";
 
 /** Logits [row][vocabulary] of one batch row, and which columns of the recorded input they belong to. */
 export interface ReplayedRow {
@@ -47,16 +48,8 @@ async function replayRow(
     blockOffset: Number.isFinite(length) ? ((shift % length) + length) % length : 0,
   };
   const cached = await fillCache(session, test, common);
-  const candidates = await session.forward([{
-    ...common,
-    start,
-    ids,
-    cached,
-    keep: 0,
-    rows: ids.map((_, i) => i),
-    watch: Array.from({ length: vocabulary }, (_, id) => id),
-  }]).then(([only]) => only);
-  const logits = ids.map((_, i) => candidates.watched.slice(i * vocabulary, (i + 1) * vocabulary));
+  const input = { ...common, start, ids, cached, keep: 0, rows: ids.map((_, i) => i) };
+  const { rows: logits } = await wholeLogits(session, input, vocabulary);
   return { batchRow: b, columns, logits };
 }
 

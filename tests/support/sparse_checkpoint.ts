@@ -1,5 +1,6 @@
 /** Checkpoints as large as real ones that take no space: all weights are zero and their file is sparse. */
 import { encodeHeader } from "../../src/safetensors.ts";
+import { TOKENIZER } from "./checkpoint.ts";
 
 /** Sizes of a LLaDA checkpoint. */
 export interface SparseShape {
@@ -26,12 +27,6 @@ export interface SparseCheckpoint {
   readonly bytes: number;
   readonly largestTensorBytes: number;
 }
-
-const TOKENIZER = {
-  version: "1.0",
-  added_tokens: [{ id: 0, content: "<|endoftext|>", special: true }],
-  model: { type: "BPE", vocab: { "<|endoftext|>": 0 }, merges: [] },
-};
 
 /** Writes a bfloat16 LLaDA checkpoint of zeros into `folder`. */
 export async function writeSparseCheckpoint(
